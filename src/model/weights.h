@@ -1,0 +1,87 @@
+// The one table of a model's weights: every tensor's name, shape, class and where it is bound.
+// Loader, compressor, random initialiser and `inspect` all walk it.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "io/safetensors.h"
+#include "model/config.h"
+#include "tensor/tensor.h"
+
+namespace palu {
+
+// Key or value projection: one dense matrix, or per group of KV heads W_i = U_i A_i.
+struct ProjectionWeights {
+  TensorView dense;             // [n_kv*d, hidden]; null when factored
+  TensorView down;              // A: [sum of ranks, hidden], groups stacked
+  std::vector<TensorView> up;   // U_i: [g*d, rank_i]
+  TensorView bias;              // [n_kv*d], added after reconstruction; null when none
+
+  bool factored() const { return !up.empty(); }
+};
+
+struct LayerWeights {
+  TensorView input_norm;            // [hidden]
+  TensorView q, q_bias;             // [n_q*d, hidden], [n_q*d]
+  ProjectionWeights k, v;
+  TensorView q_norm, k_norm;        // [d], Qwen3
+  TensorView o, o_bias;             // [hidden, n_q*d], [hidden]
+  TensorView post_norm;             // [hidden]
+  TensorView gate, up, down;        // [inter, hidden], [inter, hidden], [hidden, inter]
+  TensorView gate_bias, up_bias, down_bias;
+};
+
+struct ModelWeights {
+  TensorView embedding;             // [vocab, hidden]
+  std::vector<LayerWeights> layers;
+  TensorView final_norm;            // [hidden]
+  TensorView lm_head;               // [vocab, hidden]; the embedding when tied
+};
+
+// What `inspect` adds up.
+enum class WeightClass { kEmbedding, kHead, kQuery, kKey, kValue, kOutput, kMlp, kNorm };
+
+std::string_view Name(WeightClass weight_class);
+
+struct WeightSlot {
+  std::string name;
+  Shape shape;
+  WeightClass weight_class;
+  TensorView* view;                 // where the tensor is bound
+};
+
+// Sizes `weights` for `config` and lists its slots in file order. A tied head has no slot.
+std::vector<WeightSlot> WeightTable(const ModelConfig& config, ModelWeights& weights);
+
+// A loaded model: configuration, weights, and whatever keeps their memory alive. Move only.
+class Model {
+ public:
+  // Reads DIR/config.json and maps its safetensors. Throws Error naming a tensor that is missing or
+  // whose shape differs from the configuration's.
+  static Model Load(const std::filesystem::path& directory);
+
+  // Normally distributed weights (standard deviation 0.02, norms 1) in `dtype`, the same for the
+  // same seed. For tests and for timing real shapes without a download.
+  static Model Random(const ModelConfig& config, DType dtype, uint64_t seed);
+
+  const ModelConfig& config() const { return config_; }
+  const ModelWeights& weights() const { return *weights_; }
+  const std::filesystem::path& path() const { return path_; }
+
+  // Bytes of the weights of each class, as stored.
+  std::vector<std::pair<WeightClass, int64_t>> BytesByClass() const;
+
+ private:
+  Model() : weights_(std::make_unique<ModelWeights>()) {}
+  void BindPublishedBiases(int64_t layer, const std::string& projection, ProjectionWeights& weights);
+
+  std::filesystem::path path_;
+  ModelConfig config_;
+  TensorStore store_;
+  std::vector<OwnedTensor> owned_;
+  std::unique_ptr<ModelWeights> weights_;
+};
+
+}  // namespace palu

@@ -1,0 +1,116 @@
+#include "ops/attention.h"
+
+#include <algorithm>
+
+#include "ops/cpu/attention_decode.h"
+#include "ops/cpu/attention_prefill.h"
+
+namespace palu {
+namespace {
+
+// Query rows of one KV head up to which streaming over stored rows beats building GEMM tiles.
+constexpr int64_t kMaxDecodeRows = 16;
+// Query tokens of a prefill task: large enough to share rebuilt keys, small enough to balance.
+constexpr int64_t kPrefillTokens = 512;
+
+bool IsDecode(const AttentionLayer& layer, const QueryChunk& chunk) {
+  return chunk.count * layer.heads_per_kv() <= kMaxDecodeRows;
+}
+
+struct PrefillTask {
+  const QueryChunk* chunk;
+  int64_t kv_head, begin, count;
+};
+
+void RunPrefill(const Exec& exec, const AttentionLayer& layer, std::span<const QueryChunk> chunks,
+                MatrixView<const float> q, FreshRows fresh, AttentionWorkspace& workspace,
+                MatrixView<float> out) {
+  std::vector<PrefillTask> tasks;
+  for (const QueryChunk& chunk : chunks) {
+    if (IsDecode(layer, chunk)) continue;
+    for (int64_t head = 0; head < layer.kv_heads; ++head) {
+      for (int64_t begin = 0; begin < chunk.count; begin += kPrefillTokens) {
+        tasks.push_back({&chunk, head, begin, std::min(kPrefillTokens, chunk.count - begin)});
+      }
+    }
+  }
+  // Later queries see more keys: the long tasks go first.
+  std::stable_sort(tasks.begin(), tasks.end(), [](const PrefillTask& a, const PrefillTask& b) {
+    return a.chunk->start + a.begin > b.chunk->start + b.begin;
+  });
+  exec.pool.ParallelFor(static_cast<int64_t>(tasks.size()), [&](int64_t t, int worker) {
+    const PrefillTask& task = tasks[static_cast<size_t>(t)];
+    cpu::PrefillHead(layer, *task.chunk, task.kv_head, task.begin, task.count, q, fresh,
+                     workspace.workers[static_cast<size_t>(worker)], out);
+  });
+}
+
+struct DecodeTask {
+  const QueryChunk* chunk;
+  int64_t kv_head, splits, width;
+  int64_t row;     // first of its partial rows: splits * chunk rows
+  int64_t offset;  // of its partial results
+};
+
+void RunDecode(const Exec& exec, const AttentionLayer& layer, std::span<const QueryChunk> chunks,
+               MatrixView<const float> q, AttentionWorkspace& workspace, MatrixView<float> out) {
+  std::vector<DecodeTask> tasks;
+  std::vector<std::pair<size_t, int64_t>> parts;  // task, split
+  int64_t rows = 0, elements = 0;
+  for (const QueryChunk& chunk : chunks) {
+    if (!IsDecode(layer, chunk)) continue;
+    const int64_t keys = chunk.start + chunk.count;
+    const int64_t splits = (keys + cpu::kDecodeSplit - 1) / cpu::kDecodeSplit;
+    for (int64_t head = 0; head < layer.kv_heads; ++head) {
+      const int64_t width = layer.v.pages.OfHead(head).width;
+      const int64_t partial_rows = splits * chunk.count * layer.heads_per_kv();
+      for (int64_t s = 0; s < splits; ++s) parts.emplace_back(tasks.size(), s);
+      tasks.push_back({&chunk, head, splits, width, rows, elements});
+      rows += partial_rows;
+      elements += partial_rows * width;
+    }
+  }
+  if (tasks.empty()) return;
+  workspace.partials.Resize(elements);
+  workspace.partial_states.resize(static_cast<size_t>(rows));
+  const auto partial = [&](const DecodeTask& task) {
+    return MatrixView<float>(workspace.partials.data() + task.offset,
+                             task.splits * task.chunk->count * layer.heads_per_kv(), task.width);
+  };
+  exec.pool.ParallelFor(static_cast<int64_t>(parts.size()), [&](int64_t p, int worker) {
+    const auto [index, split] = parts[static_cast<size_t>(p)];
+    const DecodeTask& task = tasks[index];
+    const int64_t chunk_rows = task.chunk->count * layer.heads_per_kv();
+    cpu::DecodeSplit(layer, *task.chunk, task.kv_head, split, q,
+                     workspace.workers[static_cast<size_t>(worker)],
+                     partial(task).RowRange(split * chunk_rows, chunk_rows),
+                     &workspace.partial_states[static_cast<size_t>(task.row + split * chunk_rows)]);
+  });
+  exec.pool.ParallelFor(static_cast<int64_t>(tasks.size()), [&](int64_t t, int) {
+    const DecodeTask& task = tasks[static_cast<size_t>(t)];
+    cpu::FinishDecode(layer, *task.chunk, task.kv_head, task.splits, partial(task),
+                      &workspace.partial_states[static_cast<size_t>(task.row)], out);
+  });
+}
+
+}  // namespace
+
+int64_t AttentionLayer::output_width(int64_t head) const {
+  return fused_values ? v.pages.OfHead(head / heads_per_kv()).width : head_dim;
+}
+
+int64_t AttentionLayer::output_width() const {
+  int64_t sum = 0;
+  for (int64_t h = 0; h < heads; ++h) sum += output_width(h);
+  return sum;
+}
+
+void PagedAttention(const Exec& exec, const AttentionLayer& layer,
+                    std::span<const QueryChunk> chunks, MatrixView<const float> q, FreshRows fresh,
+                    AttentionWorkspace& workspace, MatrixView<float> out) {
+  workspace.workers.resize(static_cast<size_t>(exec.pool.size()));
+  RunPrefill(exec, layer, chunks, q, fresh, workspace, out);
+  RunDecode(exec, layer, chunks, q, workspace, out);
+}
+
+}  // namespace palu

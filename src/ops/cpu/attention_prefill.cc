@@ -1,0 +1,91 @@
+#include "ops/cpu/attention_prefill.h"
+
+#include <algorithm>
+
+#include "linalg/gemm.h"
+#include "ops/cpu/attention_tiles.h"
+#include "ops/vector.h"
+
+namespace palu::cpu {
+namespace {
+
+constexpr int64_t kKeyTile = TileRotation::kMaxTile;    // keys per tile: scores of a row block stay in L2
+constexpr int64_t kRowBlock = 128;   // query rows (token, head) that share a tile of scores
+
+// Rows are (token, query head of this KV head), token-major, so a row block covers few tokens.
+struct Rows {
+  const AttentionLayer& layer;
+  const QueryChunk& chunk;
+  int64_t kv_head, begin;
+
+  int64_t group() const { return layer.heads_per_kv(); }
+  int64_t token(int64_t row) const { return begin + row / group(); }        // within the chunk
+  int64_t head(int64_t row) const { return kv_head * group() + row % group(); }
+  int64_t last_key(int64_t row) const { return chunk.start + token(row); }  // causal limit
+};
+
+void GatherQueries(const Rows& rows, MatrixView<const float> q, MatrixView<float> out) {
+  const int64_t d = rows.layer.head_dim;
+  for (int64_t r = 0; r < out.rows; ++r) {
+    const float* source = q.Row(rows.chunk.row + rows.token(r)) + rows.head(r) * d;
+    for (int64_t i = 0; i < d; ++i) out(r, i) = source[i] * rows.layer.scale;
+  }
+}
+
+}  // namespace
+
+void PrefillHead(const AttentionLayer& layer, const QueryChunk& chunk, int64_t kv_head,
+                 int64_t begin, int64_t count, MatrixView<const float> q, FreshRows fresh,
+                 AttentionWorkspace::PerWorker& scratch, MatrixView<float> out) {
+  const Rows rows{layer, chunk, kv_head, begin};
+  const int64_t n = count * rows.group();
+  const TileReader keys(layer, layer.k, kv_head, layer.k.pages.latent, scratch.up_keys);
+  const TileReader values(layer, layer.v, kv_head, layer.v.pages.latent && !layer.fused_values,
+                          scratch.up_values);
+  const int64_t width = values.width();
+  scratch.queries.Resize(n, layer.head_dim);
+  GatherQueries(rows, q, scratch.queries);
+  scratch.accumulator.Resize(n, width);
+  scratch.accumulator.Fill(0);
+  scratch.states.assign(static_cast<size_t>(n), SoftmaxState{});
+
+  const int64_t end = chunk.start + begin + count;
+  for (int64_t first = 0; first < end; first += kKeyTile) {
+    const int64_t tile = std::min(kKeyTile, end - first);
+    scratch.keys.Resize(tile, layer.head_dim);
+    keys.Read(chunk, fresh.k, first, tile, scratch.latents, scratch.keys);
+    if (layer.k.pages.latent) {
+      layer.rotation->Rotate(chunk.first_position + first, scratch.keys);
+    }
+    scratch.values.Resize(tile, width);
+    values.Read(chunk, fresh.v, first, tile, scratch.latents, scratch.values);
+
+    for (int64_t r0 = 0; r0 < n; r0 += kRowBlock) {
+      const int64_t block = std::min(kRowBlock, n - r0);
+      const int64_t seen = std::min(tile, rows.last_key(r0 + block - 1) + 1 - first);
+      if (seen <= 0) continue;
+      scratch.scores.Resize(block, seen);
+      Gemm(Trans::kNo, Trans::kYes, 1.0f, scratch.queries.View().RowRange(r0, block),
+           scratch.keys.View().RowRange(0, seen), 0.0f, scratch.scores);
+      for (int64_t r = 0; r < block; ++r) {
+        float* scores = scratch.scores.Row(r);
+        const int64_t visible = std::clamp<int64_t>(rows.last_key(r0 + r) + 1 - first, 0, seen);
+        SoftmaxState& state = scratch.states[static_cast<size_t>(r0 + r)];
+        Scale(Absorb(&state, scores, visible), scratch.accumulator.Row(r0 + r), width);
+        std::fill(scores + visible, scores + seen, 0.0f);
+      }
+      Gemm(Trans::kNo, Trans::kNo, 1.0f, scratch.scores, scratch.values.View().RowRange(0, seen),
+           1.0f, scratch.accumulator.View().RowRange(r0, block));
+    }
+  }
+
+  int64_t column = 0;
+  for (int64_t h = 0; h < kv_head * rows.group(); ++h) column += layer.output_width(h);
+  for (int64_t r = 0; r < n; ++r) {
+    float* target = out.Row(chunk.row + rows.token(r)) + column + r % rows.group() * width;
+    Normalize(scratch.states[static_cast<size_t>(r)], scratch.accumulator.Row(r), width);
+    std::copy_n(scratch.accumulator.Row(r), width, target);
+  }
+}
+
+}  // namespace palu::cpu

@@ -1,0 +1,40 @@
+// Tiles of keys and values as float rows, whatever the cache stores.
+#pragma once
+
+#include <vector>
+
+#include "ops/attention.h"
+
+namespace palu::cpu {
+
+// Reads one KV head's rows of one chunk's sequence.
+class TileReader {
+ public:
+  using Scratch = AttentionWorkspace::PerWorker;
+
+  TileReader(const AttentionLayer& layer, const AttentionProjection& projection, int64_t kv_head,
+             bool rebuild, Matrix<float>& up_scratch);
+
+  // Elements per row: head_dim, or the page's rank when latents are not rebuilt.
+  int64_t width() const { return rebuild_ ? head_dim_ : page_.width; }
+
+  // out [count, width()] = rows of tokens [begin, begin + count), rebuilt keys normalised but
+  // not yet rotated. Rows from the chunk's start on
+  // come from `fresh` when that is given.
+  void Read(const QueryChunk& chunk, MatrixView<const float> fresh, int64_t begin, int64_t count,
+            Matrix<float>& latent_scratch, MatrixView<float> out) const;
+
+ private:
+  void ReadRows(const QueryChunk& chunk, MatrixView<const float> fresh, int64_t begin,
+                int64_t count, MatrixView<float> out) const;
+
+  const AttentionProjection& projection_;
+  const CachedPages::Page& page_;
+  int64_t head_dim_;
+  int64_t fresh_column_;          // of the page in a row of fresh values
+  bool rebuild_;
+  MatrixView<const float> up_;    // [d, rank], this head's rows of U
+  std::vector<float> bias_;       // [d], this head's part; empty when none
+};
+
+}  // namespace palu::cpu

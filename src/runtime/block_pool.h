@@ -1,0 +1,51 @@
+// Memory for the KV cache: equal blocks, taken from slabs that the pool maps as it grows. It owns
+// the memory; sequences hold block pointers. Not thread safe: the engine's thread uses it.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+namespace palu {
+
+class BlockPool {
+ public:
+  // `max_bytes` bounds the slabs' total (0: no bound).
+  explicit BlockPool(int64_t block_bytes, int64_t max_bytes = 0);
+  ~BlockPool();
+  BlockPool(const BlockPool&) = delete;
+  BlockPool& operator=(const BlockPool&) = delete;
+
+  // Takes a block; contents are unspecified. Throws Error with the bytes needed and the bound when
+  // the pool is full, and leaves the pool as it was.
+  std::byte* Allocate();
+  void Free(std::byte* block);
+
+  int64_t block_bytes() const { return block_bytes_; }
+  int64_t blocks_in_use() const { return in_use_; }
+  int64_t bytes_in_use() const { return in_use_ * block_bytes_; }
+  int64_t bytes_mapped() const { return mapped_bytes_; }
+  // Blocks that can still be taken; a very large number without a bound.
+  int64_t blocks_available() const;
+
+  // Returns the memory of free blocks to the system; the address space stays.
+  void Trim();
+
+ private:
+  struct Slab {
+    std::byte* data;
+    size_t bytes;
+  };
+  void Grow();
+
+  int64_t block_bytes_;
+  int64_t max_bytes_;
+  int64_t blocks_per_slab_;
+  int64_t in_use_ = 0;
+  int64_t mapped_bytes_ = 0;
+  std::vector<Slab> slabs_;
+  std::vector<std::byte*> free_;
+};
+
+}  // namespace palu

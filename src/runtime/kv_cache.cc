@@ -1,0 +1,65 @@
+#include "runtime/kv_cache.h"
+
+#include <cassert>
+#include <utility>
+
+#include "base/error.h"
+
+namespace palu {
+
+CachedSequence::CachedSequence(CachedSequence&& other) noexcept { *this = std::move(other); }
+
+CachedSequence& CachedSequence::operator=(CachedSequence&& other) noexcept {
+  std::swap(cache_, other.cache_);
+  std::swap(blocks_, other.blocks_);
+  std::swap(length_, other.length_);
+  std::swap(first_position_, other.first_position_);
+  return *this;
+}
+
+int64_t CachedSequence::bytes() const {
+  return cache_ ? static_cast<int64_t>(blocks_.size()) * cache_->layout().block_bytes() : 0;
+}
+
+void CachedSequence::Reserve(int64_t tokens) {
+  assert(cache_ != nullptr);
+  const size_t before = blocks_.size();
+  const auto needed = static_cast<size_t>(BlocksFor(length_ + tokens));
+  try {
+    while (blocks_.size() < needed) {
+      blocks_.reserve(blocks_.size() + 1);
+      blocks_.push_back(cache_->pool().Allocate());
+    }
+  } catch (...) {
+    for (; blocks_.size() > before; blocks_.pop_back()) cache_->pool().Free(blocks_.back());
+    throw;
+  }
+}
+
+void CachedSequence::Commit(int64_t tokens) {
+  assert(BlocksFor(length_ + tokens) <= static_cast<int64_t>(blocks_.size()));
+  length_ += tokens;
+}
+
+void CachedSequence::Truncate(int64_t length) {
+  assert(length >= 0 && length <= length_);
+  length_ = length;
+  const auto keep = static_cast<size_t>(BlocksFor(length));
+  for (; blocks_.size() > keep; blocks_.pop_back()) cache_->pool().Free(blocks_.back());
+}
+
+void CachedSequence::Release() {
+  if (cache_) Truncate(0);
+}
+
+KvCache::KvCache(const ModelConfig& config, DType dtype, int64_t max_bytes)
+    : layout_(config, dtype), pool_(layout_.block_bytes(), max_bytes) {}
+
+CachedSequence KvCache::NewSequence(int64_t first_position) {
+  CachedSequence sequence;
+  sequence.cache_ = this;
+  sequence.first_position_ = first_position;
+  return sequence;
+}
+
+}  // namespace palu
