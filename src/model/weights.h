@@ -2,8 +2,11 @@
 // Loader, compressor, random initialiser and `inspect` all walk it.
 #pragma once
 
-#include <functional>
+#include <filesystem>
+#include <memory>
 #include <string>
+#include <string_view>
+#include <utility>
 #include <vector>
 
 #include "io/safetensors.h"
@@ -62,7 +65,7 @@ class Model {
   // whose shape differs from the configuration's.
   static Model Load(const std::filesystem::path& directory);
 
-  // Normally distributed weights (standard deviation 0.02, norms 1) in `dtype`, the same for the
+  // Uniformly distributed weights (standard deviation 0.02, norms 1) in `dtype`, the same for the
   // same seed. For tests and for timing real shapes without a download.
   static Model Random(const ModelConfig& config, DType dtype, uint64_t seed);
 
@@ -75,13 +78,16 @@ class Model {
 
  private:
   Model() : weights_(std::make_unique<ModelWeights>()) {}
-  void BindPublishedBiases(int64_t layer, const std::string& projection, ProjectionWeights& weights);
+  // Joins the bias that the published Palu code keeps in one part per group.
+  void BindPublishedBias(const std::string& projection, ProjectionWeights& weights);
+  void RememberViews(const std::vector<WeightSlot>& table);
 
   std::filesystem::path path_;
   ModelConfig config_;
   TensorStore store_;
   std::vector<OwnedTensor> owned_;
   std::unique_ptr<ModelWeights> weights_;
+  std::vector<std::pair<WeightClass, TensorView>> views_;  // every bound tensor
 };
 
 }  // namespace palu
