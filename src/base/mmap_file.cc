@@ -14,7 +14,7 @@
 namespace palu {
 
 MmapFile MmapFile::Open(const std::filesystem::path& path) {
-  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);  // a FIFO must not block
   Require(fd >= 0, "{}: cannot open: {}", path.string(), std::strerror(errno));
   struct stat info {};
   const bool ok = ::fstat(fd, &info) == 0 && S_ISREG(info.st_mode);

@@ -1,0 +1,120 @@
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "base/error.h"
+#include "io/hf_config_parts.h"
+#include "model/tensor_names.h"
+
+namespace palu {
+namespace {
+
+constexpr int64_t kKnownVersion = 1;
+constexpr int64_t kMaxVersion = 1 << 30;
+constexpr int64_t kMaxMultiple = 1 << 24;
+
+// One list of ranks per projection that `ranks` names; refuses names that are no projection.
+std::vector<LayerRanks> ReadRanks(const JsonObject& ranks, const ModelConfig& model,
+                                  int64_t max_rank) {
+  std::vector<LayerRanks> layers(static_cast<size_t>(model.num_layers));
+  std::set<std::string> known;
+  for (int64_t layer = 0; layer < model.num_layers; ++layer) {
+    LayerRanks& entry = layers[static_cast<size_t>(layer)];
+    for (const auto& [name, target] :
+         {std::pair{names::KProj(layer), &entry.k}, std::pair{names::VProj(layer), &entry.v}}) {
+      target->ranks = ranks.Ints(name, 1, max_rank, false);
+      known.insert(name);
+    }
+  }
+  for (const auto& item : ranks.value().items()) {
+    if (!known.contains(item.key())) {
+      ranks.Mismatch(item.key(),
+                     fmt::format("k_proj or v_proj of a layer below {}", model.num_layers),
+                     "another module");
+    }
+  }
+  return layers;
+}
+
+// Every factored projection must have `groups` ranks.
+void RequireGroups(const JsonObject& ranks, const std::vector<LayerRanks>& layers, int64_t groups) {
+  for (size_t layer = 0; layer < layers.size(); ++layer) {
+    for (const bool key : {true, false}) {
+      const auto& list = key ? layers[layer].k.ranks : layers[layer].v.ranks;
+      const auto index = static_cast<int64_t>(layer);
+      const std::string name = key ? names::KProj(index) : names::VProj(index);
+      const bool dense = list.empty() && !ranks.Has(name);
+      if (!dense && static_cast<int64_t>(list.size()) != groups) {
+        ranks.Mismatch(name, fmt::format("{} ranks, one per group", groups),
+                       std::to_string(list.size()));
+      }
+    }
+  }
+}
+
+// Kept rank over full rank, dense projections counted as full.
+double KeptRatio(const std::vector<LayerRanks>& layers, int64_t full) {
+  int64_t kept = 0;
+  for (const LayerRanks& layer : layers) {
+    for (const auto* side : {&layer.k, &layer.v}) kept += side->factored() ? side->total() : full;
+  }
+  return static_cast<double>(kept) / static_cast<double>(2 * full * std::ssize(layers));
+}
+
+}  // namespace
+
+KvCompression ParseKvCompression(const JsonObject& section, const ModelConfig& model) {
+  KvCompression result;
+  result.method = section.String("method");
+  if (result.method != "palu") section.Mismatch("method", "\"palu\"", Describe(result.method));
+  const int64_t version = section.Int("version", 1, kMaxVersion);
+  if (version > kKnownVersion) {
+    section.Mismatch("version",
+                     fmt::format("a version this program knows (up to {})", kKnownVersion),
+                     fmt::format("{}, written by a newer program", version));
+  }
+  result.version = static_cast<int>(version);
+  result.group_size = section.Int("group_size", 1, model.num_kv_heads);
+  if (model.num_kv_heads % result.group_size != 0) {
+    section.Mismatch("group_size", fmt::format("a divisor of the {} KV heads", model.num_kv_heads),
+                     std::to_string(result.group_size));
+  }
+  result.ratio = section.Positive("ratio", 1.0);
+  if (result.ratio > 1.0) {
+    section.Mismatch("ratio", "a number above 0 and up to 1", fmt::format("{}", result.ratio));
+  }
+  const int64_t full = result.group_size * model.head_dim;
+  result.rank_multiple = section.Int("rank_multiple", 1, kMaxMultiple, 1);
+  result.search = section.String("search", "");
+  result.decompose = section.String("decompose", "");
+  result.source_model = section.String("source_model", "");
+  result.calibration = section.String("calibration", "");
+  const JsonObject ranks = section.Object("ranks");
+  result.layers = ReadRanks(ranks, model, full);
+  RequireGroups(ranks, result.layers, model.num_kv_heads / result.group_size);
+  return result;
+}
+
+KvCompression ParsePublishedRanks(const JsonObject& config, const ModelConfig& model) {
+  const JsonObject ranks = config.Object("head_wise_ranks");
+  int64_t groups = 1;  // a list's length says how many there are; all must agree
+  if (!ranks.value().empty()) {
+    const auto first = ranks.value().begin();
+    groups = first->is_array() ? static_cast<int64_t>(first->size()) : 0;
+    if (groups == 0 || model.num_kv_heads % groups != 0) {
+      ranks.Mismatch(
+          first.key(),
+          fmt::format("a list of ranks whose length divides the {} KV heads", model.num_kv_heads),
+          Describe(*first));
+    }
+  }
+  KvCompression result;
+  result.group_size = model.num_kv_heads / groups;
+  result.rank_multiple = 1;
+  result.layers = ReadRanks(ranks, model, result.group_size * model.head_dim);
+  RequireGroups(ranks, result.layers, groups);
+  result.ratio = KeptRatio(result.layers, model.kv_size());
+  result.source_model = config.String("original_model_name_or_path", "");
+  return result;
+}
+
+}  // namespace palu

@@ -1,0 +1,129 @@
+// The kv_compression section and the published code's head_wise_ranks.
+#include <nlohmann/json.hpp>
+
+#include "io/hf_config.h"
+#include "testing.h"
+
+namespace palu {
+namespace {
+
+using nlohmann::json;
+using testing::ErrorOf;
+
+constexpr const char* kK0 = "model.layers.0.self_attn.k_proj";
+constexpr const char* kV2 = "model.layers.2.self_attn.v_proj";
+
+json Dense(const std::string& model = "family-llama31") {  // 4 KV heads of 16, 3 layers
+  return json::parse(
+      testing::ReadAll(testing::Repo("tests/data/models/" + model + "/config.json")));
+}
+
+json Section() {
+  return {{"method", "palu"},
+          {"version", 1},
+          {"group_size", 2},
+          {"ratio", 0.5},
+          {"search", "fisher"},
+          {"decompose", "whitened"},
+          {"rank_multiple", 16},
+          {"source_model", "m"},
+          {"calibration", "8 windows"},
+          {"ranks", {{kK0, {16, 8}}, {kV2, {32, 1}}}}};
+}
+
+ModelConfig Parse(const json& config) { return ParseConfig(config.dump(), "config.json"); }
+
+TEST(HfCompression, OwnSection) {
+  json config = Dense();
+  config["kv_compression"] = Section();
+  config["kv_compression"]["added_later"] = 1;  // readers of version 1 ignore what they do not know
+  const ModelConfig model = Parse(config);
+  EXPECT_EQ(model.model_type, "llama");
+  const KvCompression& kv = model.compression.value();
+  EXPECT_EQ(kv.method, "palu");
+  EXPECT_EQ(kv.version, 1);
+  EXPECT_EQ(kv.group_size, 2);
+  EXPECT_EQ(kv.ratio, 0.5);
+  EXPECT_EQ(kv.search, "fisher");
+  EXPECT_EQ(kv.decompose, "whitened");
+  EXPECT_EQ(kv.rank_multiple, 16);
+  EXPECT_EQ(kv.source_model, "m");
+  EXPECT_EQ(kv.calibration, "8 windows");
+  ASSERT_EQ(kv.layers.size(), 3u);
+  EXPECT_EQ(model.Ranks(0).k.ranks, (std::vector<int64_t>{16, 8}));
+  EXPECT_FALSE(model.Ranks(0).v.factored());  // absent: dense
+  EXPECT_EQ(model.Ranks(2).v.total(), 33);
+}
+
+TEST(HfCompression, SectionRefusals) {
+  const auto refused = [](const json& patch, const std::string& message) {
+    json config = Dense();
+    config["kv_compression"] = Section();
+    config["kv_compression"].merge_patch(patch);
+    EXPECT_EQ(ErrorOf([&] { Parse(config); }), "config.json: field kv_compression." + message);
+  };
+  refused({{"method", "other"}}, "method: expected \"palu\", found \"other\"");
+  refused({{"version", 2}},
+          "version: expected a version this program knows (up to 1), found 2, "
+          "written by a newer program");
+  refused({{"version", nullptr}},
+          "version: expected an integer from 1 to 1073741824, found nothing");
+  refused({{"version", 0}}, "version: expected an integer from 1 to 1073741824, found 0");
+  refused({{"group_size", 3}}, "group_size: expected a divisor of the 4 KV heads, found 3");
+  refused({{"group_size", 8}}, "group_size: expected an integer from 1 to 4, found 8");
+  refused({{"ratio", 1.5}}, "ratio: expected a number above 0 and up to 1, found 1.5");
+  refused({{"ranks", nullptr}}, "ranks: expected an object, found nothing");
+  refused({{"ranks", {{kK0, {16, 8, 8}}}}},
+          std::string("ranks.") + kK0 + ": expected 2 ranks, one per group, found 3");
+  refused({{"ranks", {{kK0, json::array()}}}},
+          std::string("ranks.") + kK0 + ": expected 2 ranks, one per group, found 0");
+  refused({{"ranks", {{kK0, {16, 33}}}}},
+          std::string("ranks.") + kK0 + ": expected an integer from 1 to 32, found 33");
+  refused({{"ranks", {{kK0, {0, 16}}}}},
+          std::string("ranks.") + kK0 + ": expected an integer from 1 to 32, found 0");
+  refused({{"ranks", {{"model.layers.3.self_attn.k_proj", {1, 1}}}}},
+          "ranks.model.layers.3.self_attn.k_proj: expected k_proj or v_proj of a layer below 3, "
+          "found another module");
+}
+
+TEST(HfCompression, PublishedDirectories) {
+  for (const auto& [fixture, type, family] :
+       {std::tuple{"family-llama31", "palullama", Family::kLlama},
+        std::tuple{"family-mistral", "palumistral", Family::kMistral},
+        std::tuple{"family-qwen2", "paluqwen2", Family::kQwen2}}) {
+    json config = Dense(fixture);
+    config["model_type"] = type;
+    config["original_model_name_or_path"] = "org/model";
+    config["head_wise_ranks"] = {{kK0, {16, 8}}, {kV2, {32, 1}}};
+    const ModelConfig model = Parse(config);
+    EXPECT_EQ(model.family, family);
+    EXPECT_EQ(model.model_type, type);
+    EXPECT_EQ(model.compression->group_size, 2);
+    EXPECT_EQ(model.compression->source_model, "org/model");
+    EXPECT_EQ(model.Ranks(0).k.ranks, (std::vector<int64_t>{16, 8}));
+    EXPECT_FALSE(model.Ranks(1).k.factored());
+    const double full = static_cast<double>(model.kv_size());
+    EXPECT_DOUBLE_EQ(model.compression->ratio, (16 + 8 + 32 + 1 + 4 * full) / (6 * full));
+  }
+}
+
+TEST(HfCompression, PublishedRefusals) {
+  const auto error = [](const json& ranks) {
+    json config = Dense();
+    config["model_type"] = "palullama";
+    config["head_wise_ranks"] = ranks;
+    return ErrorOf([&] { Parse(config); });
+  };
+  EXPECT_NE(error(nullptr).find("head_wise_ranks: expected an object, found nothing"),
+            std::string::npos);
+  EXPECT_NE(error({{kK0, {1, 2, 3}}}).find("length divides the 4 KV heads, found [1,2,3]"),
+            std::string::npos);
+  EXPECT_NE(error({{kK0, {1, 2}}, {kV2, {1}}}).find("expected 2 ranks, one per group, found 1"),
+            std::string::npos);
+  EXPECT_NE(error({{kK0, "all"}}).find("found \"all\""), std::string::npos);
+  EXPECT_NE(error({{"model.layers.0.self_attn.q_proj", {1}}}).find("found another module"),
+            std::string::npos);
+}
+
+}  // namespace
+}  // namespace palu
