@@ -73,6 +73,9 @@ class Model {
   const ModelWeights& weights() const { return *weights_; }
   const std::filesystem::path& path() const { return path_; }
 
+  // Every bound tensor in file order; a tied head appears once, as the embedding.
+  const std::vector<std::pair<WeightClass, TensorView>>& views() const { return views_; }
+
   // Bytes of the weights of each class, as stored.
   std::vector<std::pair<WeightClass, int64_t>> BytesByClass() const;
 

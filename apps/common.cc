@@ -1,0 +1,77 @@
+#include "common.h"
+
+#include <fmt/format.h>
+
+#include <limits>
+
+#include "base/error.h"
+#include "base/file.h"
+#include "base/log.h"
+
+namespace palu::cli {
+
+void AddCommon(CLI::App& app, CommonOptions& options, bool runs_model) {
+  app.add_option("--threads", options.threads, "CPU threads; 0 means all")
+      ->check(CLI::Range(0, 1024));
+  app.add_flag("--quiet", options.quiet, "no progress and no log lines");
+  if (runs_model) {
+    app.add_flag("--deterministic", options.deterministic,
+                 "results do not depend on the batch, bit for bit; slower");
+  }
+}
+
+void AddCache(CLI::App& app, CacheOptions& options) {
+  app.add_option("--cache-type", options.dtype, "element type of the KV cache")
+      ->check(CLI::IsMember({"f16", "bf16", "f32"}))
+      ->capture_default_str();
+  app.add_option("--fuse-values", options.fuse_values,
+                 "apply U_v inside the output projection: by byte count, always or never")
+      ->check(CLI::IsMember({"auto", "on", "off"}))
+      ->capture_default_str();
+  app.add_option("--attend", options.attend,
+                 "what prefill attends to within a chunk: keys and values as computed, or as stored "
+                 "in the cache")
+      ->check(CLI::IsMember({"computed", "stored"}))
+      ->capture_default_str();
+}
+
+DType CacheDType(const CacheOptions& options) {
+  if (options.dtype == "f32") return DType::kF32;
+  return options.dtype == "bf16" ? DType::kBF16 : DType::kF16;
+}
+
+TransformerOptions MakeTransformerOptions(const CacheOptions& options) {
+  TransformerOptions result;
+  if (options.fuse_values == "on") result.fusion = ValueFusion::kOn;
+  if (options.fuse_values == "off") result.fusion = ValueFusion::kOff;
+  result.attend_stored = options.attend == "stored";
+  return result;
+}
+
+Session::Session(const CommonOptions& options)
+    : pool_(options.threads), deterministic_(options.deterministic) {
+  SetQuiet(options.quiet);
+}
+
+std::unique_ptr<Tokenizer> RequireTokenizer(const Model& model) {
+  auto tokenizer = LoadTokenizer(model.path(), model.config().bos_token_id);
+  Require(tokenizer != nullptr,
+          "{}: this command needs text, and there is no tokenizer: expected tokenizer.json or "
+          "tokenizer.model",
+          model.path().string());
+  Require(tokenizer->vocab_size() <= model.config().vocab_size ||
+              tokenizer->vocab_size() <= model.config().vocab_size + 64,
+          "{}: the tokenizer has {} tokens, the model {}", model.path().string(),
+          tokenizer->vocab_size(), model.config().vocab_size);
+  return tokenizer;
+}
+
+std::vector<TokenId> EncodeFile(const Tokenizer& tokenizer, const std::filesystem::path& path) {
+  return tokenizer.EncodeWithBos(ReadTextFile(path, int64_t{4} << 30));
+}
+
+void PrintJson(const nlohmann::ordered_json& json) {
+  fmt::print("{}\n", json.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace));
+}
+
+}  // namespace palu::cli

@@ -1,0 +1,66 @@
+// What every sub-command shares: the options all of them take, and how they load a model.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <filesystem>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "model/weights.h"
+#include "runtime/transformer.h"
+#include "tensor/exec.h"
+#include "tokenizer/tokenizer.h"
+
+namespace palu::cli {
+
+struct CommonOptions {
+  int threads = 0;             // 0: one per CPU
+  bool quiet = false;
+  bool deterministic = false;
+};
+
+// --threads, --quiet, and with `runs_model` --deterministic.
+void AddCommon(CLI::App& app, CommonOptions& options, bool runs_model);
+
+struct CacheOptions {
+  std::string dtype = "f16";
+  std::string fuse_values = "auto";
+  std::string attend = "computed";
+};
+
+// --cache-type, --fuse-values.
+void AddCache(CLI::App& app, CacheOptions& options);
+DType CacheDType(const CacheOptions& options);
+TransformerOptions MakeTransformerOptions(const CacheOptions& options);
+
+// Owns the pool that the Exec refers to.
+class Session {
+ public:
+  explicit Session(const CommonOptions& options);
+  Exec exec() { return {.pool = pool_, .deterministic = deterministic_}; }
+
+ private:
+  ThreadPool pool_;
+  bool deterministic_;
+};
+
+// The tokenizer of a model directory; throws Error when it has none.
+std::unique_ptr<Tokenizer> RequireTokenizer(const Model& model);
+
+// Ids of a whole text file, BOS in front where the model wants one.
+std::vector<TokenId> EncodeFile(const Tokenizer& tokenizer, const std::filesystem::path& path);
+
+// Compact JSON on one line to stdout.
+void PrintJson(const nlohmann::ordered_json& json);
+
+// Sub-commands register themselves; the returned callbacks run after parsing.
+void AddCompress(CLI::App& app);
+void AddExportDense(CLI::App& app);
+void AddGenerate(CLI::App& app);
+void AddInspect(CLI::App& app);
+void AddPpl(CLI::App& app);
+void AddScore(CLI::App& app);
+void AddBench(CLI::App& app);
+
+}  // namespace palu::cli

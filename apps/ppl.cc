@@ -1,0 +1,58 @@
+#include <fmt/format.h>
+
+#include "base/progress.h"
+#include "common.h"
+#include "eval/perplexity.h"
+
+namespace palu::cli {
+namespace {
+
+struct Options {
+  CommonOptions common;
+  CacheOptions cache;
+  std::string model, text;
+  int64_t seqlen = 2048;
+  bool json = false;
+};
+
+void Run(const Options& options) {
+  Session session(options.common);
+  const Model model = Model::Load(options.model);
+  const auto ids = EncodeFile(*RequireTokenizer(model), options.text);
+  Scorer scorer(model, session.exec(),
+                {.cache_dtype = CacheDType(options.cache),
+                 .transformer = MakeTransformerOptions(options.cache)});
+  PerplexityResult result;
+  {
+    Progress progress("perplexity", CountWindows(static_cast<int64_t>(ids.size()), options.seqlen),
+                      "windows");
+    result = Perplexity(scorer, ids, options.seqlen, [&] { progress.Tick(); });
+  }
+  if (options.json) {
+    PrintJson({{"perplexity", result.perplexity},
+               {"windows", result.windows},
+               {"tokens", result.tokens},
+               {"seconds", result.seconds}});
+  } else {
+    fmt::print("perplexity {:.4f} over {} windows of {} tokens ({:.1f} s)\n", result.perplexity,
+               result.windows, options.seqlen, result.seconds);
+  }
+}
+
+}  // namespace
+
+void AddPpl(CLI::App& app) {
+  auto options = std::make_shared<Options>();
+  CLI::App* command = app.add_subcommand("ppl", "Perplexity of a text");
+  command->add_option("MODEL", options->model, "model directory, dense or compressed")->required();
+  command->add_option("--text", options->text, "text file")->required();
+  command->add_option("--seqlen", options->seqlen, "tokens per window")
+      ->capture_default_str()
+      ->check(CLI::Range(int64_t{2}, int64_t{1} << 24));
+  command->add_flag("--json", options->json, "print JSON");
+  AddCache(*command, options->cache);
+  AddCommon(*command, options->common, true);
+  command->callback([options] { Run(*options); });
+}
+
+}  // namespace palu::cli

@@ -1,0 +1,171 @@
+#include "compress/stats.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "base/error.h"
+#include "io/safetensors.h"
+
+namespace palu {
+namespace {
+
+// FNV-1a over 64 bits: a fingerprint against mistakes, not against forgery.
+class Hash {
+ public:
+  void Add(const void* data, size_t bytes) {
+    const auto* p = static_cast<const unsigned char*>(data);
+    for (size_t i = 0; i < bytes; ++i) state_ = (state_ ^ p[i]) * 0x100000001B3ull;
+  }
+  template <class T>
+  void Add(const T& value) {
+    Add(&value, sizeof(value));
+  }
+  std::string Hex() const { return fmt::format("{:016x}", state_); }
+
+ private:
+  uint64_t state_ = 0xCBF29CE484222325ull;
+};
+
+constexpr int64_t kSampleBytes = 4096;  // at the start, middle and end of every tensor
+
+std::string GramName(size_t layer) { return fmt::format("layers.{}.gram", layer); }
+std::string FisherName(size_t layer, char projection) {
+  return fmt::format("layers.{}.fisher.{}", layer, projection);
+}
+
+int64_t PackedSize(int64_t n) { return n * (n + 1) / 2; }
+
+OwnedTensor PackLower(const Matrix<double>& gram) {
+  const int64_t n = gram.rows();
+  OwnedTensor packed(DType::kF64, {PackedSize(n)});
+  auto* out = reinterpret_cast<double*>(packed.data());
+  for (int64_t r = 0; r < n; ++r) out = std::copy_n(gram.Row(r), r + 1, out);
+  return packed;
+}
+
+Matrix<double> UnpackLower(const double* in, int64_t n) {
+  Matrix<double> gram(n, n);
+  gram.Fill(0);
+  for (int64_t r = 0; r < n; ++r, in += r) std::copy_n(in, r + 1, gram.Row(r));
+  return gram;
+}
+
+OwnedTensor AsTensor(const std::vector<double>& values) {
+  OwnedTensor tensor(DType::kF64, {static_cast<int64_t>(values.size())});
+  std::memcpy(tensor.data(), values.data(), values.size() * sizeof(double));
+  return tensor;
+}
+
+std::vector<double> AsVector(const TensorView& view) {
+  return {view.As<double>(), view.As<double>() + view.size()};
+}
+
+// Tensors of a stats file are always F64.
+const TensorView& GetDouble(const TensorStore& store, const std::string& name, const Shape& shape) {
+  const TensorView& view = store.Get(name, shape);
+  Require(view.dtype == DType::kF64, "{}: tensor {}: expected F64, found {}",
+          store.path().string(), name, Name(view.dtype));
+  return view;
+}
+
+}  // namespace
+
+std::string Fingerprint(const Model& model) {
+  Hash hash;
+  const ModelConfig& c = model.config();
+  for (const int64_t size : {c.hidden_size, c.num_layers, c.num_heads, c.num_kv_heads, c.head_dim,
+                             c.vocab_size, c.intermediate_size}) {
+    hash.Add(size);
+  }
+  hash.Add(c.rope.theta);
+  hash.Add(c.rope.factor);
+  hash.Add(c.rms_norm_eps);
+  for (const auto& [weight_class, view] : model.views()) {
+    hash.Add(weight_class);
+    const int64_t bytes = view.bytes(), sample = std::min(bytes, kSampleBytes);
+    const auto* data = static_cast<const std::byte*>(view.data);
+    for (const int64_t at : {int64_t{0}, (bytes - sample) / 2, bytes - sample}) {
+      hash.Add(data + at, static_cast<size_t>(sample));
+    }
+  }
+  return hash.Hex();
+}
+
+std::string Fingerprint(std::span<const TokenId> ids) {
+  Hash hash;
+  hash.Add(ids.data(), ids.size_bytes());
+  return hash.Hex();
+}
+
+void SaveStats(const std::filesystem::path& path, const CalibrationStats& stats) {
+  std::vector<OwnedTensor> owned;
+  std::vector<NamedTensor> tensors;
+  const auto add = [&](std::string name, OwnedTensor tensor) {
+    owned.push_back(std::move(tensor));
+    tensors.push_back({std::move(name), owned.back().View()});
+  };
+  for (size_t l = 0; l < stats.grams.size(); ++l) add(GramName(l), PackLower(stats.grams[l]));
+  for (size_t l = 0; l < stats.fisher.size(); ++l) {
+    add(FisherName(l, 'k'), AsTensor(stats.fisher[l].k));
+    add(FisherName(l, 'v'), AsTensor(stats.fisher[l].v));
+  }
+  const CalibrationSource& s = stats.source;
+  const std::filesystem::path temporary = fmt::format("{}.tmp-{}", path.string(), ::getpid());
+  WriteSafetensors(temporary, tensors,
+                   {{"format", "palu-stats"},
+                    {"version", "1"},
+                    {"model", s.model},
+                    {"text", s.text},
+                    {"windows", fmt::to_string(s.windows)},
+                    {"seqlen", fmt::to_string(s.seqlen)},
+                    {"fisher_windows", fmt::to_string(s.fisher_windows)}});
+  std::error_code error;
+  std::filesystem::rename(temporary, path, error);
+  if (error) {
+    std::filesystem::remove(temporary);
+    Fail("{}: cannot be written: {}", path.string(), error.message());
+  }
+}
+
+CalibrationStats LoadStats(const std::filesystem::path& path, const CalibrationSource& expected,
+                           const ModelConfig& config) {
+  const SafetensorsFile file = SafetensorsFile::Open(path);
+  const auto field = [&](const std::string& name) {
+    const auto found = file.metadata().find(name);
+    return found == file.metadata().end() ? std::string("nothing") : found->second;
+  };
+  const auto check = [&](const std::string& name, const std::string& wanted) {
+    Require(field(name) == wanted,
+            "{}: statistics with another {}: expected {}, found {}; name another file or delete "
+            "this one",
+            path.string(), name, wanted, field(name));
+  };
+  check("format", "palu-stats");
+  check("version", "1");
+  check("model", expected.model);
+  check("seqlen", fmt::to_string(expected.seqlen));
+  check("windows", fmt::to_string(expected.windows));
+  check("text", expected.text);
+
+  CalibrationStats stats;
+  stats.source = expected;
+  if (expected.fisher_windows > 0) {
+    check("fisher_windows", fmt::to_string(expected.fisher_windows));
+  }
+  const TensorStore store = TensorStore::OpenFile(path);
+  for (int64_t l = 0; l < config.num_layers; ++l) {
+    const auto i = static_cast<size_t>(l);
+    const int64_t n = config.hidden_size;
+    stats.grams.push_back(
+        UnpackLower(GetDouble(store, GramName(i), {PackedSize(n)}).As<double>(), n));
+    if (expected.fisher_windows == 0) continue;
+    const Shape heads{config.num_kv_heads};
+    stats.fisher.push_back({AsVector(GetDouble(store, FisherName(i, 'k'), heads)),
+                            AsVector(GetDouble(store, FisherName(i, 'v'), heads))});
+  }
+  return stats;
+}
+
+}  // namespace palu

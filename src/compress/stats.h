@@ -1,0 +1,47 @@
+// What calibration leaves behind, in a reusable file: Gram matrices and Fisher information. Another
+// ratio, group size, search or decomposition starts from here and needs no pass over the text.
+#pragma once
+
+#include <filesystem>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "compress/rank_search.h"
+#include "model/weights.h"
+#include "tokenizer/tokenizer.h"
+
+namespace palu {
+
+// What the statistics were made from. Two runs with equal sources give the same statistics.
+struct CalibrationSource {
+  std::string model;           // fingerprint of the dense model
+  std::string text;            // fingerprint of the token ids that were used
+  int64_t windows = 0;         // for the Gram matrices
+  int64_t seqlen = 0;
+  int64_t fisher_windows = 0;  // the first of them, for the Fisher information; 0: none
+
+  friend bool operator==(const CalibrationSource&, const CalibrationSource&) = default;
+};
+
+struct CalibrationStats {
+  CalibrationSource source;
+  std::vector<Matrix<double>> grams;  // per layer, sum of x x^T, lower triangle [hidden, hidden]
+  std::vector<LayerFisher> fisher;    // per layer; empty when not computed
+};
+
+// Hash over configuration, tensor names, shapes and samples of their contents.
+std::string Fingerprint(const Model& model);
+std::string Fingerprint(std::span<const TokenId> ids);
+
+// A safetensors file: "layers.{i}.gram" F64 packed lower triangle by rows [hidden*(hidden+1)/2],
+// "layers.{i}.fisher.k" and ".v" F64 [n_kv], the source in the metadata. Written atomically.
+void SaveStats(const std::filesystem::path& path, const CalibrationStats& stats);
+
+// Throws Error naming the field when the file was made from something else than `expected`, or does
+// not fit the model. Statistics without Fisher information are refused when `expected` wants some;
+// a file that has more than is wanted will do.
+CalibrationStats LoadStats(const std::filesystem::path& path, const CalibrationSource& expected,
+                           const ModelConfig& config);
+
+}  // namespace palu
