@@ -1,0 +1,107 @@
+#include "ops/vector.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "ops/cpu/accumulate_rows.cc"
+#include "ops/cpu/targets.h"
+
+#include "hwy/foreach_target.h"
+
+#include "ops/cpu/simd-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace palu::HWY_NAMESPACE {
+namespace {
+
+// Adds the weighted rows to kP accumulators, columns [c, c + kVecs * kLanes). Each output takes its
+// rows in increasing t, whatever block it lies in. `tail` > 0: one vector of which only the first
+// `tail` columns exist.
+template <int kP, int kVecs, class T>
+HWY_INLINE void Block(MatrixView<const float> p, int64_t g, const T* rows, int64_t stride,
+                      int64_t c, int64_t tail, MatrixView<float> acc) {
+  static_assert(kP * kVecs <= 16);
+  const int64_t count = tail > 0 ? tail : kLanes;
+  VF sums[kP][kVecs];
+#pragma GCC unroll 8
+  for (int i = 0; i < kP; ++i) {
+#pragma GCC unroll 8
+    for (int v = 0; v < kVecs; ++v) sums[i][v] = Load(acc.Row(g + i) + c + v * kLanes, count);
+  }
+  const float* weights = p.Row(g);
+  for (int64_t t = 0; t < p.cols; ++t) {
+    const T* row = rows + t * stride + c;
+    VF values[kVecs];
+#pragma GCC unroll 8
+    for (int v = 0; v < kVecs; ++v) values[v] = Load(row + v * kLanes, count);
+#pragma GCC unroll 8
+    for (int i = 0; i < kP; ++i) {
+      const VF weight = hn::Set(DF(), weights[i * p.stride + t]);
+#pragma GCC unroll 8
+      for (int v = 0; v < kVecs; ++v) sums[i][v] = hn::MulAdd(weight, values[v], sums[i][v]);
+    }
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < kP; ++i) {
+#pragma GCC unroll 8
+    for (int v = 0; v < kVecs; ++v) Store(sums[i][v], acc.Row(g + i) + c + v * kLanes, count);
+  }
+}
+
+template <int kP, int kVecs, class T>
+HWY_INLINE int64_t Columns(MatrixView<const float> p, int64_t g, const T* rows, int64_t stride,
+                           int64_t c, MatrixView<float> acc) {
+  for (; c + kVecs * kLanes <= acc.cols; c += kVecs * kLanes) {
+    Block<kP, kVecs>(p, g, rows, stride, c, 0, acc);
+  }
+  return c;
+}
+
+template <int kP, class T>
+HWY_INLINE void Queries(MatrixView<const float> p, int64_t g, const T* rows, int64_t stride,
+                        MatrixView<float> acc) {
+  int64_t c = 0;
+  if constexpr (kP == 1) c = Columns<kP, 8>(p, g, rows, stride, c, acc);
+  if constexpr (kP <= 2 || kLanes >= 16) c = Columns<kP, 4>(p, g, rows, stride, c, acc);
+  c = Columns<kP, 2>(p, g, rows, stride, c, acc);
+  c = Columns<kP, 1>(p, g, rows, stride, c, acc);
+  if (c < acc.cols) Block<kP, 1>(p, g, rows, stride, c, acc.cols - c, acc);
+}
+
+template <class T>
+void AccumulateRowsOf(MatrixView<const float> p, const StoredRows& rows, MatrixView<float> acc) {
+  const T* data = static_cast<const T*>(rows.data);
+  int64_t g = 0;
+  for (; g + 4 <= p.rows; g += 4) Queries<4>(p, g, data, rows.stride, acc);
+  for (; g + 2 <= p.rows; g += 2) Queries<2>(p, g, data, rows.stride, acc);
+  for (; g < p.rows; ++g) Queries<1>(p, g, data, rows.stride, acc);
+}
+
+void AccumulateRowsKernel(MatrixView<const float> p, const StoredRows& rows,
+                          MatrixView<float> acc) {
+  switch (rows.dtype) {
+    case DType::kF32:
+      return AccumulateRowsOf<float>(p, rows, acc);
+    case DType::kF16:
+      return AccumulateRowsOf<Half>(p, rows, acc);
+    case DType::kBF16:
+      return AccumulateRowsOf<BFloat16>(p, rows, acc);
+    case DType::kF64:
+      break;
+  }
+  HWY_ABORT("weighted sum of rows of F64");
+}
+
+}  // namespace
+}  // namespace palu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace palu {
+HWY_EXPORT(AccumulateRowsKernel);
+
+void AccumulateRows(MatrixView<const float> p, const StoredRows& rows, MatrixView<float> acc) {
+  assert(p.rows == acc.rows);
+  HWY_DYNAMIC_DISPATCH(AccumulateRowsKernel)(p, rows, acc);
+}
+
+}  // namespace palu
+#endif
