@@ -15,5 +15,5 @@ pkg_check_modules(OPENBLAS REQUIRED IMPORTED_TARGET openblas)
 find_library(DNNL_LIBRARY dnnl REQUIRED)
 find_path(DNNL_INCLUDE_DIR dnnl.h REQUIRED)
 add_library(palu_dnnl INTERFACE)
-target_link_libraries(palu_dnnl INTERFACE ${DNNL_LIBRARY})
+target_link_libraries(palu_dnnl INTERFACE ${DNNL_LIBRARY} gomp)  # oneDNN's OpenMP runtime
 target_include_directories(palu_dnnl SYSTEM INTERFACE ${DNNL_INCLUDE_DIR})
