@@ -33,6 +33,11 @@ void AddCache(CLI::App& app, CacheOptions& options) {
                  "in the cache")
       ->check(CLI::IsMember({"computed", "stored"}))
       ->capture_default_str();
+  app.add_option("--rope-angles", options.rope_angles,
+                 "precision of the rotary angles: as the reference implementations round them, or "
+                 "exact at any position")
+      ->check(CLI::IsMember({"float32", "float64"}))
+      ->capture_default_str();
 }
 
 DType CacheDType(const CacheOptions& options) {
@@ -44,6 +49,7 @@ TransformerOptions MakeTransformerOptions(const CacheOptions& options) {
   TransformerOptions result;
   if (options.fuse_values == "on") result.fusion = ValueFusion::kOn;
   if (options.fuse_values == "off") result.fusion = ValueFusion::kOff;
+  if (options.rope_angles == "float64") result.rope_angles = RopeAngles::kFloat64;
   result.attend_stored = options.attend == "stored";
   return result;
 }

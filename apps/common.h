@@ -27,9 +27,10 @@ struct CacheOptions {
   std::string dtype = "f16";
   std::string fuse_values = "auto";
   std::string attend = "computed";
+  std::string rope_angles = "float32";
 };
 
-// --cache-type, --fuse-values.
+// --cache-type, --fuse-values, --attend, --rope-angles.
 void AddCache(CLI::App& app, CacheOptions& options);
 DType CacheDType(const CacheOptions& options);
 TransformerOptions MakeTransformerOptions(const CacheOptions& options);

@@ -10,8 +10,8 @@
 #include <vector>
 
 #include "ops/paged_kv.h"
+#include "ops/position_table.h"
 #include "ops/softmax_state.h"
-#include "ops/tile_rotation.h"
 #include "tensor/exec.h"
 #include "tensor/tensor.h"
 
@@ -31,7 +31,7 @@ struct AttentionLayer {
   int64_t kv_heads = 0;
   int64_t head_dim = 0;
   float scale = 1;             // 1/sqrt(d)
-  const TileRotation* rotation = nullptr;       // RoPE of rebuilt keys
+  const PositionTable* positions = nullptr;  // RoPE of rebuilt keys; covers every token
   AttentionProjection k, v;
   bool fused_values = false;   // output p.h_v per head: [rank of the head's page]
 

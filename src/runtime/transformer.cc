@@ -38,8 +38,8 @@ Transformer::Transformer(const Model& model, const CacheLayout& layout, Exec exe
     : model_(model),
       exec_(exec),
       attend_stored_(options.attend_stored || exec.deterministic),
-      rope_(model.config().rope, model.config().head_dim),
-      rotation_(rope_.inverse_frequencies()) {
+      table_(InverseFrequencies(model.config().rope, model.config().head_dim),
+             options.rope_angles) {
   Prepare(layout, options.fusion);
 }
 
@@ -54,7 +54,7 @@ void Transformer::Prepare(const CacheLayout& layout, ValueFusion fusion) {
     attention.kv_heads = config.num_kv_heads;
     attention.head_dim = config.head_dim;
     attention.scale = 1.0f / std::sqrt(static_cast<float>(config.head_dim));
-    attention.rotation = &rotation_;
+    attention.positions = &table_;
     attention.k = MakeProjection(layout.layer(l).k, weights.k);
     attention.k.norm = weights.k_norm;
     attention.k.norm_eps = static_cast<float>(config.rms_norm_eps);
@@ -75,7 +75,6 @@ MatrixView<const float> Transformer::Forward(const Batch& batch) {
   PlaceTokens(batch);
   residual_.Resize(static_cast<int64_t>(batch.tokens.size()), config.hidden_size);
   GatherRows(model_.weights().embedding, batch.tokens, residual_);
-  rope_.Fill(positions_);
   for (int64_t l = 0; l < config.num_layers; ++l) RunLayer(l);
   RmsNorm(exec_, residual_, model_.weights().final_norm, config.rms_norm_eps, normed_);
   for (const Batch::Chunk& chunk : batch.chunks) chunk.sequence->Commit(chunk.count);
@@ -93,11 +92,18 @@ void Transformer::PlaceTokens(const Batch& batch) {
     const CachedSequence& sequence = *chunk.sequence;
     chunks_.push_back({sequence.table(), sequence.length(), chunk.count,
                        static_cast<int64_t>(positions_.size()), sequence.first_position()});
-    for (int64_t i = 0; i < chunk.count; ++i) {
-      positions_.push_back(sequence.first_position() + sequence.length() + i);
-    }
+    const int64_t end = sequence.first_position() + sequence.length() + chunk.count;
+    table_.Cover(sequence.first_position(), end);
+    for (int64_t p = end - chunk.count; p < end; ++p) positions_.push_back(p);
   }
   assert(positions_.size() == batch.tokens.size());
+  cos_.Resize(static_cast<int64_t>(positions_.size()), table_.half());
+  sin_.Resize(static_cast<int64_t>(positions_.size()), table_.half());
+  for (int64_t row = 0; row < cos_.rows(); ++row) {
+    const int64_t position = positions_[static_cast<size_t>(row)];
+    std::copy_n(table_.Cos(position), table_.half(), cos_.Row(row));
+    std::copy_n(table_.Sin(position), table_.half(), sin_.Row(row));
+  }
 }
 
 void Transformer::RunLayer(int64_t layer) {
@@ -119,7 +125,7 @@ void Transformer::ProjectQueries(const LayerWeights& weights) {
   queries_.Resize(normed_.rows(), config.q_size());
   Linear(exec_, normed_, weights.q, queries_, WithBias(weights.q_bias));
   if (weights.q_norm) RmsNormHeads(exec_, weights.q_norm, config.rms_norm_eps, queries_);
-  ApplyRopeRows(exec_, config.num_heads, rope_.cos(), rope_.sin(), queries_);
+  ApplyRopeRows(exec_, config.num_heads, cos_, sin_, queries_);
 }
 
 // Latents as they are, before bias, norm and RoPE; plain keys with all three applied.
@@ -133,7 +139,7 @@ void Transformer::ProjectKeys(const LayerWeights& weights) {
   keys_.Resize(normed_.rows(), config.kv_size());
   Linear(exec_, normed_, weights.k.dense, keys_, WithBias(weights.k.bias));
   if (weights.k_norm) RmsNormHeads(exec_, weights.k_norm, config.rms_norm_eps, keys_);
-  ApplyRopeRows(exec_, config.num_kv_heads, rope_.cos(), rope_.sin(), keys_);
+  ApplyRopeRows(exec_, config.num_kv_heads, cos_, sin_, keys_);
 }
 
 void Transformer::ProjectValues(const LayerWeights& weights) {

@@ -19,6 +19,7 @@ struct TransformerOptions {
   // Prefill attends to the chunk's keys and values as the cache stores them (rounded), as decoding
   // will, instead of as just computed. Always so under Exec::deterministic.
   bool attend_stored = false;
+  RopeAngles rope_angles = RopeAngles::kFloat32;
 };
 
 // One step's work: the tokens of all chunks, one chunk after the other. A sequence appears at most
@@ -73,14 +74,13 @@ class Transformer {
   const Model& model_;
   Exec exec_;
   bool attend_stored_;
-  RopeTable rope_;
-  TileRotation rotation_;
+  PositionTable table_;
   std::vector<Prepared> prepared_;
 
   // The step's buffers, named after what they hold; rows are tokens.
   std::vector<QueryChunk> chunks_;
   std::vector<int64_t> positions_;
-  Matrix<float> residual_, normed_, queries_, keys_, values_, attended_, gate_, up_;
+  Matrix<float> cos_, sin_, residual_, normed_, queries_, keys_, values_, attended_, gate_, up_;
   AttentionWorkspace workspace_;
 };
 

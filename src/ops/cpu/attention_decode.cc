@@ -46,7 +46,7 @@ void DecodeSplit(const AttentionLayer& layer, const QueryChunk& chunk, int64_t k
     if (layer.k.pages.latent) {
       scratch.keys.Resize(tile, d);
       keys.Read(chunk, {}, first, tile, scratch.latents, scratch.keys);
-      layer.rotation->Rotate(chunk.first_position + first, scratch.keys);
+      layer.positions->Rotate(chunk.first_position + first, scratch.keys);
       DotRows(scratch.queries, {scratch.keys.data(), DType::kF32, d}, scores);
     } else {
       DotRows(scratch.queries, PageRows(chunk, layer.k.pages, kv_head, first), scores);

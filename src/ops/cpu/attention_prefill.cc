@@ -9,7 +9,7 @@
 namespace palu::cpu {
 namespace {
 
-constexpr int64_t kKeyTile = TileRotation::kMaxTile;    // keys per tile: scores of a row block stay in L2
+constexpr int64_t kKeyTile = 256;     // keys per tile: scores of a row block stay in L2
 constexpr int64_t kRowBlock = 128;   // query rows (token, head) that share a tile of scores
 
 // Rows are (token, query head of this KV head), token-major, so a row block covers few tokens.
@@ -55,7 +55,7 @@ void PrefillHead(const AttentionLayer& layer, const QueryChunk& chunk, int64_t k
     scratch.keys.Resize(tile, layer.head_dim);
     keys.Read(chunk, fresh.k, first, tile, scratch.latents, scratch.keys);
     if (layer.k.pages.latent) {
-      layer.rotation->Rotate(chunk.first_position + first, scratch.keys);
+      layer.positions->Rotate(chunk.first_position + first, scratch.keys);
     }
     scratch.values.Resize(tile, width);
     values.Read(chunk, fresh.v, first, tile, scratch.latents, scratch.values);

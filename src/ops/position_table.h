@@ -1,0 +1,50 @@
+// Cosines and sines of RoPE by position, computed once and shared by all layers and sequences:
+// 4 * head_dim bytes per position that occurs.
+#pragma once
+
+#include <map>
+#include <span>
+#include <vector>
+
+#include "tensor/tensor.h"
+
+namespace palu {
+
+// How the angle position * inverse_frequency is formed.
+//   kFloat32  both factors and the product rounded to float32, as the reference implementations in
+//             Python do and models are trained; the rounding reaches 2e-4 rad at position 5000 and
+//             0.03 rad at 1M, and is the same for queries and keys
+//   kFloat64  good to float32 precision at any position
+enum class RopeAngles { kFloat32, kFloat64 };
+
+class PositionTable {
+ public:
+  // inverse_frequencies: [head_dim / 2], radians per position.
+  PositionTable(std::vector<double> inverse_frequencies, RopeAngles angles);
+
+  // Makes [begin, end) available. Not thread safe, unlike the reading functions.
+  void Cover(int64_t begin, int64_t end);
+
+  // [head_dim / 2] of a covered position.
+  const float* Cos(int64_t position) const { return Row(position, 0); }
+  const float* Sin(int64_t position) const { return Row(position, 1); }
+
+  // Rotates keys [count, head_dim] of positions position, position + 1, ... in place.
+  void Rotate(int64_t position, MatrixView<float> keys) const;
+
+  int64_t half() const { return static_cast<int64_t>(inverse_frequencies_.size()); }
+  int64_t bytes() const;
+
+ private:
+  static constexpr int64_t kPage = 1024;  // positions
+
+  const float* Row(int64_t position, int64_t part) const {
+    return pages_.at(position / kPage).Row(2 * (position % kPage) + part);
+  }
+
+  std::vector<double> inverse_frequencies_;
+  RopeAngles angles_;
+  std::map<int64_t, Matrix<float>> pages_;  // [2 * kPage, head_dim / 2], cos and sin rows in turn
+};
+
+}  // namespace palu
