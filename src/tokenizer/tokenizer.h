@@ -10,33 +10,43 @@
 #include <string_view>
 #include <vector>
 
+#include "tokenizer/surface.h"
+
 namespace palu {
 
-using TokenId = int32_t;
-
+// Encode is what the kinds of tokenizer differ in; decoding is one table and a few rules for all.
+// Immutable once loaded: any number of threads may use one tokenizer.
 class Tokenizer {
  public:
   virtual ~Tokenizer() = default;
 
   // Ids of `text` (UTF-8; ill-formed bytes become U+FFFD) without any token in front or behind.
-  // Added and special tokens that occur in the text are recognised.
+  // The added and special tokens of a tokenizer.json are recognised in the text; a tokenizer.model
+  // takes its control tokens ("<s>") for plain text.
   virtual std::vector<TokenId> Encode(std::string_view text) const = 0;
+
+  // Id of the token spelled exactly so, special tokens included.
+  virtual std::optional<TokenId> Find(std::string_view token) const = 0;
 
   // Text of `ids`. Special tokens are left out unless `keep_special`. Throws Error on an id outside
   // the vocabulary.
-  virtual std::string Decode(std::span<const TokenId> ids, bool keep_special = false) const = 0;
+  std::string Decode(std::span<const TokenId> ids, bool keep_special = false) const;
 
   // Number of ids, added tokens included (one past the largest id).
-  virtual int64_t vocab_size() const = 0;
+  int64_t vocab_size() const { return surfaces_.size(); }
 
   // The token that Encode's caller puts in front of a text, or nothing where the model's files say
   // that none is wanted.
   std::optional<TokenId> bos() const { return bos_; }
+  void set_bos(std::optional<TokenId> bos) { bos_ = bos; }
 
   // Encode with bos() in front, where there is one.
   std::vector<TokenId> EncodeWithBos(std::string_view text) const;
 
+  const SurfaceTable& surfaces() const { return surfaces_; }
+
  protected:
+  SurfaceTable surfaces_;
   std::optional<TokenId> bos_;
 };
 
@@ -51,17 +61,21 @@ std::unique_ptr<Tokenizer> LoadTokenizer(const std::filesystem::path& directory,
 // yields exactly what Decode of all ids yields once Finish is called.
 class StreamDecoder {
  public:
-  explicit StreamDecoder(const Tokenizer& tokenizer) : tokenizer_(tokenizer) {}
-  // New text made available by `id` (possibly empty).
+  explicit StreamDecoder(const Tokenizer& tokenizer, bool keep_special = false);
+  // New text made available by `id` (possibly empty). Throws Error on an id outside the vocabulary.
   std::string Push(TokenId id);
   // What is still held back.
   std::string Finish();
 
  private:
-  const Tokenizer& tokenizer_;
-  std::vector<TokenId> ids_;
-  size_t prefix_ = 0;   // ids_[prefix_..] are decoded together to give context
-  size_t emitted_ = 0;  // bytes of that decoding already handed out
+  void EmitHeldBack(bool finished, std::string* out);
+  void Emit(std::string_view text, std::string* out);
+
+  const SurfaceTable& surfaces_;
+  bool keep_special_;
+  bool at_first_token_ = true;
+  size_t spaces_to_strip_;
+  std::string held_back_;
 };
 
 }  // namespace palu

@@ -1,0 +1,69 @@
+// Reading a JSON file that may be malformed or hostile: every access states what it expects, and a
+// mismatch is one Error sentence with the file, the field's path, and what was found.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+namespace palu {
+
+// `text` in quotes for an error message, cut short when long.
+std::string Quoted(std::string_view text);
+
+// One value inside a JsonDocument, which must outlive it.
+class JsonView {
+ public:
+  bool is_null() const;  // also when the field is missing
+  bool is_string() const;
+
+  // Member of an object; a null view where there is none. Fails on anything but an object.
+  JsonView At(std::string_view key) const;
+  // Elements of an array; none where the view is null.
+  std::vector<JsonView> Items() const;
+  void ForEachMember(
+      const std::function<void(const std::string& key, const JsonView& value)>& visit) const;
+  size_t size() const;
+
+  const std::string& String() const;
+  std::string StringOr(std::string_view when_null) const;
+  bool BoolOr(bool when_null) const;
+  int64_t Int(int64_t low, int64_t high) const;
+  // "a b" or ["a", "b"].
+  std::pair<std::string_view, std::string_view> Pair() const;
+
+  // The parts of a component that may be {"type": "Sequence", <list>: [...]}, nested sequences
+  // unfolded; the component itself when it is no sequence; none when null.
+  std::vector<JsonView> Flatten(std::string_view list) const;
+
+  // "<file>: <path>", for messages.
+  std::string where() const;
+  // Throws "<file>: <path>: expected <expected>, found <this value>".
+  [[noreturn]] void FailExpected(std::string_view expected) const;
+
+ private:
+  friend class JsonDocument;
+  JsonView(const void* node, const std::string* file, std::string path)
+      : node_(node), file_(file), path_(std::move(path)) {}
+
+  const void* node_;  // an nlohmann::json, a type which only json_view.cc names; null: missing
+  const std::string* file_;
+  std::string path_;
+};
+
+class JsonDocument {
+ public:
+  // Throws Error naming `file` unless `text` is well-formed JSON.
+  JsonDocument(std::string_view text, std::string_view file);
+  JsonView root() const;
+
+ private:
+  std::unique_ptr<const std::string> file_;
+  std::shared_ptr<const void> root_;
+};
+
+}  // namespace palu
