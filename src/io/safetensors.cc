@@ -26,7 +26,8 @@ SafetensorsFile SafetensorsFile::Open(const std::filesystem::path& path) {
   for (SafetensorsEntry& entry : header.entries) {
     StoredTensor stored{std::move(entry.name), std::move(entry.dtype), std::move(entry.shape),
                         bytes.subspan(header.buffer_offset + static_cast<size_t>(entry.begin),
-                                      static_cast<size_t>(entry.end - entry.begin))};
+                                      static_cast<size_t>(entry.end - entry.begin)),
+                        nullptr};
     if (const auto dtype = ParseDType(stored.dtype)) {
       TensorView view{stored.bytes.data(), *dtype, stored.shape, kCpu};
       if (reinterpret_cast<uintptr_t>(view.data) % SizeOf(*dtype) != 0) {
@@ -44,7 +45,8 @@ StoredTensor Stored(const NamedTensor& tensor) {
   return {tensor.name,
           std::string(Name(tensor.view.dtype)),
           tensor.view.shape,
-          {data, static_cast<size_t>(tensor.view.bytes())}};
+          {data, static_cast<size_t>(tensor.view.bytes())},
+          nullptr};
 }
 
 }  // namespace palu

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <memory>
 #include <span>
@@ -21,6 +22,9 @@ struct StoredTensor {
   std::string dtype;  // the format's spelling: "BF16", "I64", ...
   Shape shape;
   std::span<const std::byte> bytes;
+  // Instead of bytes: makes the tensor when its turn to be written comes, so that a converted model
+  // never lies in memory as a whole.
+  std::function<OwnedTensor()> make = nullptr;
 };
 
 // One file. Views stay valid while the object lives.

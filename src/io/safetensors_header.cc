@@ -20,23 +20,6 @@ constexpr std::pair<std::string_view, int> kTypes[] = {
     {"U16", 16},    {"U32", 32},    {"U64", 64},    {"C64", 64},    {"F8_E4M3", 8},
     {"F8_E5M2", 8}, {"F8_E8M0", 8}, {"F6_E2M3", 6}, {"F6_E3M2", 6}, {"F4", 4}};
 
-// Bytes of one tensor, or an Error when they overflow or are no whole number.
-int64_t CheckedBytes(const SafetensorsEntry& entry, std::string_view where) {
-  const auto bits = SafetensorsBits(entry.dtype);
-  Require(bits.has_value(),
-          "{}: tensor {}: expected a dtype such as F32, F16 or BF16, found \"{}\"", where,
-          entry.name, entry.dtype);
-  int64_t total = *bits;
-  for (int64_t extent : entry.shape) {
-    Require(!__builtin_mul_overflow(total, extent, &total),
-            "{}: tensor {}: shape {} of {} does not fit in 63 bits", where, entry.name,
-            ToString(entry.shape), entry.dtype);
-  }
-  Require(total % 8 == 0, "{}: tensor {}: expected whole bytes, found {} bits", where, entry.name,
-          total);
-  return total / 8;
-}
-
 // The ranges, in order, must follow each other from 0 to the end of the buffer.
 void CheckRanges(const std::vector<SafetensorsEntry>& entries, uint64_t buffer,
                  std::string_view where) {
@@ -45,7 +28,7 @@ void CheckRanges(const std::vector<SafetensorsEntry>& entries, uint64_t buffer,
     Require(entry.begin <= entry.end && static_cast<uint64_t>(entry.end) <= buffer,
             "{}: tensor {}: field data_offsets: expected a range within {} bytes, found [{}, {}]",
             where, entry.name, buffer, entry.begin, entry.end);
-    const int64_t bytes = CheckedBytes(entry, where);
+    const int64_t bytes = SafetensorsBytes(entry.dtype, entry.shape, where, entry.name);
     Require(entry.end - entry.begin == bytes,
             "{}: tensor {}: expected {} bytes for {} {}, found a range of {}", where, entry.name,
             bytes, entry.dtype, ToString(entry.shape), entry.end - entry.begin);
@@ -66,6 +49,22 @@ std::optional<int> SafetensorsBits(std::string_view dtype) {
     if (name == dtype) return bits;
   }
   return std::nullopt;
+}
+
+int64_t SafetensorsBytes(std::string_view dtype, const Shape& shape, std::string_view where,
+                         std::string_view name) {
+  const auto bits = SafetensorsBits(dtype);
+  Require(bits.has_value(),
+          "{}: tensor {}: expected a dtype such as F32, F16 or BF16, found \"{}\"", where, name,
+          dtype);
+  int64_t total = *bits;
+  for (int64_t extent : shape) {
+    Require(extent >= 0 && !__builtin_mul_overflow(total, extent, &total),
+            "{}: tensor {}: shape {} of {} does not fit in 63 bits", where, name, ToString(shape),
+            dtype);
+  }
+  Require(total % 8 == 0, "{}: tensor {}: expected whole bytes, found {} bits", where, name, total);
+  return total / 8;
 }
 
 SafetensorsHeader ParseSafetensorsHeader(std::span<const std::byte> file, std::string_view where) {

@@ -33,6 +33,11 @@ struct SafetensorsHeader {
 // Bits per element of every type safetensors defines ("BOOL", "I64", "F8_E4M3", ...).
 std::optional<int> SafetensorsBits(std::string_view dtype);
 
+// Bytes of a tensor. Throws Error, starting "WHERE: tensor NAME", for an unknown dtype and when
+// they overflow or are no whole number.
+int64_t SafetensorsBytes(std::string_view dtype, const Shape& shape, std::string_view where,
+                         std::string_view name);
+
 // `file` is the whole file; `where` names it in errors. Throws Error for a truncated file, a header
 // over kMaxSafetensorsHeader, malformed or repeated entries, unknown dtypes, sizes that overflow or
 // differ from the range, and ranges that overlap, leave holes or miss the end of the file.

@@ -28,17 +28,27 @@ std::vector<const StoredTensor*> InFileOrder(const std::vector<StoredTensor>& te
   return order;
 }
 
+int64_t Bytes(const StoredTensor& tensor, const std::string& where) {
+  return SafetensorsBytes(tensor.dtype, tensor.shape, where, tensor.name);
+}
+
+int64_t TotalBytes(const std::vector<StoredTensor>& tensors, const std::string& where) {
+  int64_t total = 0;
+  for (const StoredTensor& tensor : tensors) total += Bytes(tensor, where);
+  return total;
+}
+
 // The 8-byte length and the padded header; checks names and sizes.
 std::string HeaderText(const std::vector<const StoredTensor*>& tensors, const Metadata& metadata,
                        const std::string& where) {
   std::string text = "{";
   if (!metadata.empty()) text += "\"__metadata__\":" + nlohmann::json(metadata).dump();
   std::set<std::string_view> names;
-  size_t offset = 0;
+  int64_t offset = 0;
   for (const StoredTensor* tensor : tensors) {
     Require(names.insert(tensor->name).second, "{}: tensor {} would be written twice", where,
             tensor->name);
-    const size_t end = offset + tensor->bytes.size();
+    const int64_t end = offset + Bytes(*tensor, where);
     text += fmt::format("{}{}:{{\"dtype\":\"{}\",\"shape\":{},\"data_offsets\":[{},{}]}}",
                         text.size() > 1 ? "," : "", Quoted(tensor->name), tensor->dtype,
                         ToString(tensor->shape), offset, end);
@@ -54,10 +64,16 @@ std::string HeaderText(const std::vector<const StoredTensor*>& tensors, const Me
   return std::string(reinterpret_cast<const char*>(&length), sizeof(length)) + text;
 }
 
-int64_t TotalBytes(const std::vector<StoredTensor>& tensors) {
-  int64_t total = 0;
-  for (const StoredTensor& tensor : tensors) total += static_cast<int64_t>(tensor.bytes.size());
-  return total;
+void WriteBytes(const StoredTensor& tensor, OutputFile& file, const std::string& where) {
+  OwnedTensor made;
+  std::span<const std::byte> bytes = tensor.bytes;
+  if (tensor.make) {
+    made = tensor.make();
+    bytes = {made.data(), static_cast<size_t>(made.size_bytes())};
+  }
+  Require(std::ssize(bytes) == Bytes(tensor, where), "{}: tensor {}: expected {} bytes, found {}",
+          where, tensor.name, Bytes(tensor, where), bytes.size());
+  file.Write(bytes);
 }
 
 std::vector<StoredTensor> StoredAll(const std::vector<NamedTensor>& tensors) {
@@ -68,11 +84,11 @@ std::vector<StoredTensor> StoredAll(const std::vector<NamedTensor>& tensors) {
 
 // Consecutive runs of at most `max_bytes`; a single larger tensor makes a run of its own.
 std::vector<std::vector<StoredTensor>> Split(const std::vector<StoredTensor>& tensors,
-                                             int64_t max_bytes) {
+                                             int64_t max_bytes, const std::string& where) {
   std::vector<std::vector<StoredTensor>> runs;
   int64_t used = max_bytes;
   for (const StoredTensor& tensor : tensors) {
-    const auto bytes = static_cast<int64_t>(tensor.bytes.size());
+    const int64_t bytes = Bytes(tensor, where);
     if (runs.empty() || used + bytes > max_bytes) {
       runs.emplace_back();
       used = 0;
@@ -89,10 +105,10 @@ void WriteSafetensors(const std::filesystem::path& path, const std::vector<Store
                       const Metadata& metadata) {
   const auto order = InFileOrder(tensors);
   const std::string header = HeaderText(order, metadata, path.string());
-  RequireFreeBytes(path, static_cast<int64_t>(header.size()) + TotalBytes(tensors));
+  RequireFreeBytes(path, static_cast<int64_t>(header.size()) + TotalBytes(tensors, path.string()));
   OutputFile file(path);
   file.Write(header);
-  for (const StoredTensor* tensor : order) file.Write(tensor->bytes);
+  for (const StoredTensor* tensor : order) WriteBytes(*tensor, file, path.string());
   file.Close();
 }
 
@@ -104,13 +120,13 @@ void WriteSafetensors(const std::filesystem::path& path, const std::vector<Named
 void WriteShardedSafetensors(const std::filesystem::path& directory,
                              const std::vector<StoredTensor>& tensors, const Metadata& metadata,
                              int64_t max_shard_bytes) {
-  const int64_t total = TotalBytes(tensors);
+  const int64_t total = TotalBytes(tensors, directory.string());
   if (total <= max_shard_bytes) {
     WriteSafetensors(directory / "model.safetensors", tensors, metadata);
     return;
   }
   RequireFreeBytes(directory / "model.safetensors", total);
-  const auto shards = Split(tensors, max_shard_bytes);
+  const auto shards = Split(tensors, max_shard_bytes, directory.string());
   ShardIndex index;
   for (size_t i = 0; i < shards.size(); ++i) {
     const std::string name = fmt::format("model-{:05}-of-{:05}.safetensors", i + 1, shards.size());

@@ -1,0 +1,85 @@
+#include "format/compressed_model.h"
+
+#include <set>
+
+#include "base/error.h"
+#include "base/file.h"
+#include "format/config_text.h"
+#include "format/model_files.h"
+#include "model/tensor_names.h"
+
+namespace palu {
+namespace {
+
+// Collects the tensors of the new checkpoint.
+class TensorList {
+ public:
+  explicit TensorList(const CompressedModel& model) : model_(model) {}
+
+  // Replaces MODULE.weight by its factors; nothing when the projection stays dense.
+  void AddProjection(const std::string& module, const ProjectionRanks& ranks,
+                     const Factors& factors) {
+    if (!ranks.factored()) {
+      Require(factors.u.empty(), "{}: expected no factors for a dense projection", module);
+      return;
+    }
+    const int64_t hidden = model_.config.hidden_size;
+    const int64_t group_rows = model_.compression.group_size * model_.config.head_dim;
+    model_.weights.Get(names::Weight(module), {model_.config.kv_size(), hidden});
+    Require(factors.u.size() == ranks.ranks.size(), "{}: expected {} up-projections, found {}",
+            module, ranks.ranks.size(), factors.u.size());
+    Add(names::VT(module), factors.vt, {ranks.total(), hidden});
+    for (size_t i = 0; i < ranks.ranks.size(); ++i) {
+      Add(names::U(module, static_cast<int64_t>(i)), factors.u[i], {group_rows, ranks.ranks[i]});
+    }
+    replaced_.insert(names::Weight(module));
+  }
+
+  void AddTheRest() {
+    for (const auto& [name, tensor] : model_.weights.stored()) {
+      if (!replaced_.contains(name)) tensors_.push_back(tensor);
+    }
+  }
+
+  const std::vector<StoredTensor>& tensors() const { return tensors_; }
+
+ private:
+  void Add(const std::string& name, const OwnedTensor& tensor, const Shape& expected) {
+    const TensorView view = tensor.View();
+    Require(view.shape == expected, "tensor {}: expected {}, found {}", name, ToString(expected),
+            ToString(view.shape));
+    tensors_.push_back(Stored({name, view}));
+  }
+
+  const CompressedModel& model_;
+  std::vector<StoredTensor> tensors_;
+  std::set<std::string> replaced_;
+};
+
+}  // namespace
+
+void WriteCompressedModel(const CompressedModel& model, const std::filesystem::path& directory) {
+  const auto layers = static_cast<size_t>(model.config.num_layers);
+  Require(!model.config.compression, "{}: expected a dense model, found a compressed one",
+          model.source.string());
+  Require(model.compression.layers.size() == layers && model.factors.size() == layers,
+          "{}: expected ranks and factors of {} layers, found {} and {}", model.source.string(),
+          layers, model.compression.layers.size(), model.factors.size());
+  TensorList list(model);
+  for (size_t i = 0; i < layers; ++i) {
+    const auto layer = static_cast<int64_t>(i);
+    list.AddProjection(names::KProj(layer), model.compression.layers[i].k, model.factors[i].k);
+    list.AddProjection(names::VProj(layer), model.compression.layers[i].v, model.factors[i].v);
+  }
+  list.AddTheRest();
+
+  const std::string where = (model.source / "config.json").string();
+  const std::string config =
+      WithCompression(ReadConfigText(model.source), where, model.compression);
+  WriteShardedSafetensors(directory, list.tensors(), {{"format", "pt"}});
+  CopyCompanionFiles(model.source, directory);
+  WriteFileAtomically(directory / "README.md", model.model_card);
+  WriteFileAtomically(directory / "config.json", config);
+}
+
+}  // namespace palu

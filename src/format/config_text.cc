@@ -1,0 +1,91 @@
+#include "format/config_text.h"
+
+#include <nlohmann/json.hpp>
+
+#include "base/error.h"
+#include "io/json_object.h"
+#include "model/tensor_names.h"
+
+namespace palu {
+namespace {
+
+using nlohmann::ordered_json;
+
+// Keeps the keys' order; ParseJson has the clear errors.
+ordered_json ParseOrdered(std::string_view text, std::string_view where) {
+  const nlohmann::json checked = ParseJson(text, where);
+  JsonObject(checked, where);
+  return ordered_json::parse(text);
+}
+
+std::string_view ArchitectureName(Family family) {
+  switch (family) {
+    case Family::kLlama:
+      return "LlamaForCausalLM";
+    case Family::kMistral:
+      return "MistralForCausalLM";
+    case Family::kQwen2:
+      return "Qwen2ForCausalLM";
+    case Family::kQwen3:
+      return "Qwen3ForCausalLM";
+  }
+  return "?";
+}
+
+std::string_view TorchName(DType dtype) {
+  switch (dtype) {
+    case DType::kF64:
+      return "float64";
+    case DType::kF32:
+      return "float32";
+    case DType::kF16:
+      return "float16";
+    case DType::kBF16:
+      return "bfloat16";
+  }
+  return "?";
+}
+
+}  // namespace
+
+std::string WithCompression(std::string_view text, std::string_view where,
+                            const KvCompression& compression) {
+  ordered_json config = ParseOrdered(text, where);
+  Require(!config.contains("kv_compression"), "{}: field kv_compression: expected none, found one",
+          where);
+  ordered_json ranks = ordered_json::object();
+  for (size_t i = 0; i < compression.layers.size(); ++i) {
+    const auto layer = static_cast<int64_t>(i);
+    const LayerRanks& entry = compression.layers[i];
+    if (entry.k.factored()) ranks[names::KProj(layer)] = entry.k.ranks;
+    if (entry.v.factored()) ranks[names::VProj(layer)] = entry.v.ranks;
+  }
+  config["kv_compression"] = {
+      {"method", compression.method},
+      {"version", compression.version},
+      {"group_size", compression.group_size},
+      {"ratio", compression.ratio},
+      {"search", compression.search},
+      {"decompose", compression.decompose},
+      {"rank_multiple", compression.rank_multiple},
+      {"source_model", compression.source_model},
+      {"calibration", compression.calibration},
+      {"ranks", ranks},
+  };
+  return config.dump(2) + "\n";
+}
+
+std::string WithoutCompression(std::string_view text, std::string_view where, Family family,
+                               std::optional<DType> dtype) {
+  ordered_json config = ParseOrdered(text, where);
+  for (const char* key :
+       {"kv_compression", "head_wise_ranks", "original_model_name_or_path", "auto_map"}) {
+    config.erase(key);
+  }
+  config["model_type"] = Name(family);
+  config["architectures"] = {ArchitectureName(family)};
+  if (dtype) config[config.contains("dtype") ? "dtype" : "torch_dtype"] = TorchName(*dtype);
+  return config.dump(2) + "\n";
+}
+
+}  // namespace palu
