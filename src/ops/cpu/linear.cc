@@ -10,8 +10,8 @@
 namespace palu {
 namespace {
 
-// Up to so many rows of x our kernel is as fast as the library's packed GEMM or faster, and it reads
-// the weights once and converts them in registers (bench/linear_bench.cc).
+// Up to so many rows of x our kernel is as fast as the library's packed GEMM or faster, and it
+// reads the weights once and converts them in registers (bench/linear_bench.cc).
 constexpr int64_t kStreamRows = 64;
 
 // Weight rows per GEMM tile: enough to amortise packing x, few enough to give every thread some.
