@@ -4,6 +4,7 @@
 // Order of addition, the same for every output whatever block it is computed in: lane l of one
 // accumulator takes elements l, l + N, l + 2N, ... (N lanes; the row's end padded with zeros), and
 // the lanes are folded pairwise at the end. That is what makes results batch invariant.
+#include "hwy/cache_control.h"
 #include "ops/cpu/simd-inl.h"
 
 #if defined(PALU_OPS_CPU_DOT_INL_H_) == defined(HWY_TARGET_TOGGLE)
@@ -48,11 +49,19 @@ HWY_INLINE void SumLanes4(VF a, VF b, VF c, VF d, float* out) {
 #endif
 }
 
+// An address to prefetch. May lie past the array, hence no pointer arithmetic.
+template <class T>
+HWY_INLINE const T* Ahead(const T* row, int64_t elements) {
+  return reinterpret_cast<const T*>(reinterpret_cast<uintptr_t>(row) +
+                                    static_cast<uintptr_t>(elements) * sizeof(T));
+}
+
 // out[i * kRows + j] = <x_i, row_j> over k elements, for kX float rows `x_stride` apart and kRows
-// stored rows; kRows is a multiple of 4.
+// stored rows; kRows is a multiple of 4. Prefetches the same columns `ahead` elements further on,
+// where the next block's rows lie: each row is too short a stream for the hardware to foresee.
 template <int kX, int kRows, class T>
 HWY_INLINE void DotBlock(const float* x, int64_t x_stride, const T* const* rows, int64_t k,
-                         float* out) {
+                         int64_t ahead, float* out) {
   static_assert(kRows % 4 == 0);
   VF sums[kX][kRows];
   for (auto& row_sums : sums) {
@@ -65,6 +74,7 @@ HWY_INLINE void DotBlock(const float* x, int64_t x_stride, const T* const* rows,
     for (int i = 0; i < kX; ++i) xs[i] = LoadFloat(x + i * x_stride + c);
 #pragma GCC unroll 8
     for (int j = 0; j < kRows; ++j) {
+      hwy::Prefetch(Ahead(rows[j], c + ahead));
       const VF w = LoadFloat(rows[j] + c);
 #pragma GCC unroll 8
       for (int i = 0; i < kX; ++i) sums[i][j] = hn::MulAdd(w, xs[i], sums[i][j]);

@@ -16,10 +16,10 @@ namespace {
 constexpr int kMaxX = kLanes >= 16 ? 4 : 2;
 
 template <int kX, int kRows, class T>
-HWY_INLINE void Block(MatrixView<const float> x, int64_t i, const T* const* rows, int64_t j,
-                      int64_t count, cpu::Write write, MatrixView<float> y) {
+HWY_INLINE void Block(MatrixView<const float> x, int64_t i, const T* const* rows, int64_t ahead,
+                      int64_t j, int64_t count, cpu::Write write, MatrixView<float> y) {
   float out[kX * kRows];
-  DotBlock<kX, kRows>(x.Row(i), x.stride, rows, x.cols, out);
+  DotBlock<kX, kRows>(x.Row(i), x.stride, rows, x.cols, ahead, out);
   for (int p = 0; p < kX; ++p) {
     float* to = y.Row(i + p) + j;
     const float* from = out + p * kRows;
@@ -39,14 +39,16 @@ HWY_INLINE void Panel(MatrixView<const float> x, const T* data, int64_t stride, 
   const T* rows[kRows];
   for (int64_t q = 0; q < kRows; ++q) rows[q] = data + (j + HWY_MIN(q, count - 1)) * stride;
 
+  const int64_t ahead = kRows * stride;
+
   int64_t i = 0;
   if constexpr (kRows == 4) {
-    for (; i + kMaxX <= x.rows; i += kMaxX) Block<kMaxX, 4>(x, i, rows, j, count, write, y);
+    for (; i + kMaxX <= x.rows; i += kMaxX) Block<kMaxX, 4>(x, i, rows, ahead, j, count, write, y);
     if constexpr (kMaxX > 2) {
-      for (; i + 2 <= x.rows; i += 2) Block<2, 4>(x, i, rows, j, count, write, y);
+      for (; i + 2 <= x.rows; i += 2) Block<2, 4>(x, i, rows, ahead, j, count, write, y);
     }
   }
-  for (; i < x.rows; ++i) Block<1, kRows>(x, i, rows, j, count, write, y);
+  for (; i < x.rows; ++i) Block<1, kRows>(x, i, rows, ahead, j, count, write, y);
 }
 
 template <class T>

@@ -10,16 +10,18 @@
 namespace palu {
 namespace {
 
-// Up to so many rows of x the product is bound by reading the weights, and our kernel reads them
-// once; above, the library's packed GEMM wins although weights are converted first.
-constexpr int64_t kStreamRows = 16;
+// Up to so many rows of x our kernel is as fast as the library's packed GEMM or faster, and it
+// reads the weights once and converts them in registers (bench/linear_bench.cc).
+constexpr int64_t kStreamRows = 64;
 
 // Weight rows per GEMM tile: enough to amortise packing x, few enough to give every thread some.
 constexpr int64_t kTileRows = 256;
 constexpr int64_t kMinTileRows = 64;
 
-// The deterministic path converts this many weight rows at a time and keeps them in L2.
-constexpr int64_t kPanelRows = 32;
+// How our kernel blocks many rows: a panel of weights that stays in the thread's share of L3 meets
+// blocks of x that stay in L2.
+constexpr int64_t kPanelBytes = int64_t{2} << 20;
+constexpr int64_t kBlockBytes = int64_t{256} << 10;
 
 // The panels of our kernel; ranges begin on one, so that no thread computes a padded panel midway.
 constexpr int64_t kRowStep = 8;
@@ -45,14 +47,6 @@ float* Scratch(int64_t size) {
   return buffer.data();
 }
 
-// A tile of weights as float rows; F32 weights are used where they lie.
-StoredRows AsFloat(const TensorView& tile) {
-  if (tile.dtype == DType::kF32) return RowsOf(tile);
-  float* converted = Scratch(tile.size());
-  ToFloat(tile, converted);
-  return {converted, DType::kF32, tile.cols()};
-}
-
 void AddBias(const TensorView& bias, int64_t begin, MatrixView<float> y) {
   constexpr int64_t kChunk = 256;
   float values[kChunk];
@@ -65,25 +59,38 @@ void AddBias(const TensorView& bias, int64_t begin, MatrixView<float> y) {
   }
 }
 
-// Our kernel on outputs [begin, end), all rows of x.
+// How many rows of `row_bytes` fit: whole steps of our kernel, at least one.
+int64_t RowsIn(int64_t bytes, int64_t row_bytes) {
+  return std::max(kRowStep, bytes / std::max<int64_t>(row_bytes, 1) / kRowStep * kRowStep);
+}
+
+// Our kernel, all rows of x.
 void Stream(MatrixView<const float> x, const TensorView& weight, MatrixView<float> y,
             cpu::Write write) {
-  if (x.rows <= kStreamRows) return cpu::DotRows(x, RowsOf(weight), y, write);
-  for (int64_t j = 0; j < y.cols; j += kPanelRows) {
-    const int64_t n = std::min(kPanelRows, y.cols - j);
-    const StoredRows panel = AsFloat(weight.Rows(j, n));
-    for (int64_t i = 0; i < x.rows; i += 4) {  // so few that they stay in L1
-      const int64_t m = std::min<int64_t>(4, x.rows - i);
-      cpu::DotRows(x.RowRange(i, m), panel, y.RowRange(i, m).ColRange(j, n), write);
+  const int64_t weight_row = x.cols * static_cast<int64_t>(SizeOf(weight.dtype));
+  const int64_t panel = RowsIn(kPanelBytes, weight_row);
+  const int64_t block = RowsIn(kBlockBytes, x.cols * static_cast<int64_t>(sizeof(float)));
+  for (int64_t j = 0; j < y.cols; j += panel) {
+    const int64_t n = std::min(panel, y.cols - j);
+    const StoredRows rows = RowsOf(weight.Rows(j, n));
+    for (int64_t i = 0; i < x.rows; i += block) {
+      const int64_t m = std::min(block, x.rows - i);
+      cpu::DotRows(x.RowRange(i, m), rows, y.RowRange(i, m).ColRange(j, n), write);
     }
   }
 }
 
+// The library's GEMM on a tile of weights, converted to float unless they are.
 void MultiplyTile(MatrixView<const float> x, const TensorView& weight, MatrixView<float> y,
                   cpu::Write write) {
-  const StoredRows tile = AsFloat(weight);
-  const MatrixView<const float> w(static_cast<const float*>(tile.data), weight.rows(),
-                                  weight.cols());
+  MatrixView<const float> w;
+  if (weight.dtype == DType::kF32) {
+    w = {weight.As<float>(), weight.rows(), weight.cols()};
+  } else {
+    float* converted = Scratch(weight.size());
+    ToFloat(weight, converted);
+    w = {converted, weight.rows(), weight.cols()};
+  }
   Gemm(Trans::kNo, Trans::kYes, 1.0f, x, w, write == cpu::Write::kAdd ? 1.0f : 0.0f, y);
 }
 
