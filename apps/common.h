@@ -62,6 +62,5 @@ void AddGenerate(CLI::App& app);
 void AddInspect(CLI::App& app);
 void AddPpl(CLI::App& app);
 void AddScore(CLI::App& app);
-void AddBench(CLI::App& app);
 
 }  // namespace palu::cli

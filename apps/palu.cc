@@ -20,7 +20,6 @@ int main(int argc, char** argv) {
   cli::AddScore(app);
   cli::AddGenerate(app);
   cli::AddInspect(app);
-  cli::AddBench(app);
   cli::AddExportDense(app);
   InstallCancelHandlers();
   try {

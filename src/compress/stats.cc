@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <charconv>
 #include <cstring>
 
 #include "base/error.h"
@@ -28,6 +29,8 @@ class Hash {
   uint64_t state_ = 0xCBF29CE484222325ull;
 };
 
+constexpr std::string_view kFormat = "palu-stats";
+constexpr std::string_view kVersion = "1";
 constexpr int64_t kSampleBytes = 4096;  // at the start, middle and end of every tensor
 
 std::string GramName(size_t layer) { return fmt::format("layers.{}.gram", layer); }
@@ -48,7 +51,7 @@ OwnedTensor PackLower(const Matrix<double>& gram) {
 Matrix<double> UnpackLower(const double* in, int64_t n) {
   Matrix<double> gram(n, n);
   gram.Fill(0);
-  for (int64_t r = 0; r < n; ++r, in += r) std::copy_n(in, r + 1, gram.Row(r));
+  for (int64_t r = 0; r < n; in += ++r) std::copy_n(in, r + 1, gram.Row(r));
   return gram;
 }
 
@@ -114,8 +117,8 @@ void SaveStats(const std::filesystem::path& path, const CalibrationStats& stats)
   const CalibrationSource& s = stats.source;
   const std::filesystem::path temporary = fmt::format("{}.tmp-{}", path.string(), ::getpid());
   WriteSafetensors(temporary, tensors,
-                   {{"format", "palu-stats"},
-                    {"version", "1"},
+                   {{"format", std::string(kFormat)},
+                    {"version", std::string(kVersion)},
                     {"model", s.model},
                     {"text", s.text},
                     {"windows", fmt::to_string(s.windows)},
@@ -129,31 +132,49 @@ void SaveStats(const std::filesystem::path& path, const CalibrationStats& stats)
   }
 }
 
+CalibrationSource ReadStatsSource(const std::filesystem::path& path) {
+  const SafetensorsFile file = SafetensorsFile::Open(path);
+  const auto text = [&](const std::string& name) {
+    const auto found = file.metadata().find(name);
+    Require(found != file.metadata().end(),
+            "{}: not a statistics file of this program: metadata field {} is missing",
+            path.string(), name);
+    return found->second;
+  };
+  const auto number = [&](const std::string& name) {
+    const std::string value = text(name);
+    int64_t parsed = -1;
+    std::from_chars(value.data(), value.data() + value.size(), parsed);
+    Require(parsed >= 0, "{}: metadata field {}: expected a number, found '{}'", path.string(),
+            name, value);
+    return parsed;
+  };
+  Require(text("format") == kFormat, "{}: metadata field format: expected {}, found '{}'",
+          path.string(), kFormat, text("format"));
+  Require(text("version") == kVersion, "{}: metadata field version: expected {}, found '{}'",
+          path.string(), kVersion, text("version"));
+  return {text("model"), text("text"), number("windows"), number("seqlen"),
+          number("fisher_windows")};
+}
+
 CalibrationStats LoadStats(const std::filesystem::path& path, const CalibrationSource& expected,
                            const ModelConfig& config) {
-  const SafetensorsFile file = SafetensorsFile::Open(path);
-  const auto field = [&](const std::string& name) {
-    const auto found = file.metadata().find(name);
-    return found == file.metadata().end() ? std::string("nothing") : found->second;
+  const CalibrationSource found = ReadStatsSource(path);
+  const auto check = [&](std::string_view name, const auto& wanted, const auto& have) {
+    Require(wanted == have,
+            "{}: statistics of another {}: expected {}, found {}; name another file or delete this "
+            "one",
+            path.string(), name, wanted, have);
   };
-  const auto check = [&](const std::string& name, const std::string& wanted) {
-    Require(field(name) == wanted,
-            "{}: statistics with another {}: expected {}, found {}; name another file or delete "
-            "this one",
-            path.string(), name, wanted, field(name));
-  };
-  check("format", "palu-stats");
-  check("version", "1");
-  check("model", expected.model);
-  check("seqlen", fmt::to_string(expected.seqlen));
-  check("windows", fmt::to_string(expected.windows));
-  check("text", expected.text);
-
+  check("model", expected.model, found.model);
+  check("window length", expected.seqlen, found.seqlen);
+  check("number of windows", expected.windows, found.windows);
+  check("text", expected.text, found.text);
+  if (expected.fisher_windows > 0) {
+    check("number of Fisher windows", expected.fisher_windows, found.fisher_windows);
+  }
   CalibrationStats stats;
   stats.source = expected;
-  if (expected.fisher_windows > 0) {
-    check("fisher_windows", fmt::to_string(expected.fisher_windows));
-  }
   const TensorStore store = TensorStore::OpenFile(path);
   for (int64_t l = 0; l < config.num_layers; ++l) {
     const auto i = static_cast<size_t>(l);

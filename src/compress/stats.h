@@ -38,9 +38,12 @@ std::string Fingerprint(std::span<const TokenId> ids);
 // "layers.{i}.fisher.k" and ".v" F64 [n_kv], the source in the metadata. Written atomically.
 void SaveStats(const std::filesystem::path& path, const CalibrationStats& stats);
 
+// What a statistics file was made from. Throws Error when it is none.
+CalibrationSource ReadStatsSource(const std::filesystem::path& path);
+
 // Throws Error naming the field when the file was made from something else than `expected`, or does
-// not fit the model. Statistics without Fisher information are refused when `expected` wants some;
-// a file that has more than is wanted will do.
+// not fit the model. Fisher information is read when `expected` wants some, and must then have been
+// computed from as many windows.
 CalibrationStats LoadStats(const std::filesystem::path& path, const CalibrationSource& expected,
                            const ModelConfig& config);
 

@@ -1,0 +1,210 @@
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "base/error.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "base/progress.h"
+#include "common.h"
+#include "compress/calibrate.h"
+#include "compress/pipeline.h"
+#include "eval/perplexity.h"
+#include "format/model_card.h"
+#include "runtime/cache_layout.h"
+
+namespace palu::cli {
+namespace {
+
+struct Options {
+  CommonOptions common;
+  std::string model, out, stats, measure;
+  std::vector<std::string> calib;
+  CompressOptions compress;
+  std::string search = "fisher-uniform", decompose = "whiten", dtype = "auto";
+  int64_t calib_windows = 64, calib_seqlen = 1024, fisher_windows = 32;
+  int64_t measure_seqlen = 2048;
+  bool force = false;
+};
+
+CompressOptions Resolve(const Options& options) {
+  CompressOptions compress = options.compress;
+  std::string name = options.search;
+  std::replace(name.begin(), name.end(), '-', '_');
+  compress.ranks.search = ParseRankSearch(name).value();
+  compress.decomposition =
+      options.decompose == "svd" ? Decomposition::kSvd : Decomposition::kWhiten;
+  if (options.dtype == "f32") compress.factor_dtype = DType::kF32;
+  if (options.dtype == "f16") compress.factor_dtype = DType::kF16;
+  if (options.dtype == "bf16") compress.factor_dtype = DType::kBF16;
+  return compress;
+}
+
+// The files' text, joined in the given order and tokenised once after one BOS.
+std::vector<TokenId> CalibrationIds(const Model& model, const std::vector<std::string>& files) {
+  std::string text;
+  for (const std::string& file : files) text += ReadTextFile(file, int64_t{4} << 30);
+  return RequireTokenizer(model)->EncodeWithBos(text);
+}
+
+CalibrationStats FreshStats(const Options& options, const Model& model, const Exec& exec,
+                            std::span<const TokenId> ids, const CalibrationSource& source) {
+  CalibrationStats stats;
+  {
+    Progress progress("calibrate", source.windows, "windows");
+    stats = Calibrate(model, ids, source, exec, [&] { progress.Tick(); });
+  }
+  if (!options.stats.empty()) SaveStats(options.stats, stats);
+  return stats;
+}
+
+// From the statistics file where there is one, else from the text. A file is checked against the
+// text when both are given.
+CalibrationStats ObtainStats(const Options& options, const CompressOptions& compress,
+                             const Model& model, const Exec& exec) {
+  const bool have_file = !options.stats.empty() && std::filesystem::exists(options.stats);
+  const bool wanted = NeedsGrams(compress) || NeedsFisher(compress);
+  if (!wanted && options.stats.empty()) return {};
+  Require(have_file || !options.calib.empty(),
+          "no calibration text: give --calib FILE, or --stats FILE of an earlier run");
+  if (options.calib.empty()) {
+    CalibrationSource source = ReadStatsSource(options.stats);
+    source.model = Fingerprint(model);
+    Require(!NeedsFisher(compress) || source.fisher_windows > 0,
+            "{}: the statistics have no Fisher information, which --search {} needs",
+            options.stats, options.search);
+    return LoadStats(options.stats, source, model.config());
+  }
+  // A file that is to be reused holds everything.
+  const bool fisher = NeedsFisher(compress) || !options.stats.empty();
+  const std::vector<TokenId> ids = CalibrationIds(model, options.calib);
+  const CalibrationSource source =
+      PlanCalibration(model, ids, options.calib_windows, options.calib_seqlen,
+                      fisher ? std::min(options.fisher_windows, options.calib_windows) : 0);
+  if (have_file) return LoadStats(options.stats, source, model.config());
+  return FreshStats(options, model, exec, ids, source);
+}
+
+std::string CalibrationLine(const Options& options, const CalibrationSource& source) {
+  if (source.windows == 0) return "none";
+  std::string files;
+  for (const std::string& file : options.calib) {
+    files += (files.empty() ? "" : ", ") + std::filesystem::path(file).filename().string();
+  }
+  return fmt::format("{} windows of {} tokens{}{}, the first {} for Fisher (text {})",
+                     source.windows, source.seqlen, files.empty() ? "" : " of ", files,
+                     source.fisher_windows, source.text);
+}
+
+Figures CacheFigures(const ModelConfig& config) {
+  const CacheLayout layout(config, DType::kF16);
+  const double dense = static_cast<double>(DenseBytesPerToken(config));
+  return {{"KV bytes per token, dense fp16", fmt::format("{:.0f}", dense)},
+          {"KV bytes per token, fp16 latents", fmt::format("{:.0f}", layout.bytes_per_token())},
+          {"ratio", fmt::format("{:.4f}", layout.bytes_per_token() / dense)},
+          {"bits per element", fmt::format("{:.3f}", layout.bits_per_element())}};
+}
+
+double MeasurePerplexity(const Options& options, const Model& model, const Exec& exec,
+                         const std::string& label) {
+  const auto ids = EncodeFile(*RequireTokenizer(model), options.measure);
+  Scorer scorer(model, exec);
+  Progress progress("perplexity, " + label,
+                    CountWindows(static_cast<int64_t>(ids.size()), options.measure_seqlen),
+                    "windows");
+  return Perplexity(scorer, ids, options.measure_seqlen, [&] { progress.Tick(); }).perplexity;
+}
+
+void Run(const Options& options) {
+  Session session(options.common);
+  const CompressOptions compress = Resolve(options);
+  const Model model = Model::Load(options.model);
+  StagedDirectory staged(options.out, options.force);  // refuses an existing OUT before the work
+  const CalibrationStats stats = ObtainStats(options, compress, model, session.exec());
+
+  CompressionResult result;
+  {
+    Progress progress("decompose", model.config().num_layers, "layers");
+    result = Compress(model, stats, compress, [&] { progress.Tick(); });
+  }
+  const std::string name = std::filesystem::absolute(options.model).lexically_normal().filename();
+  result.compression.source_model = name;
+  result.compression.calibration = CalibrationLine(options, stats.source);
+  if (result.repaired_layers > 0) {
+    Warn("{} layers had a Gram matrix that is not positive definite; repaired",
+         result.repaired_layers);
+  }
+  ModelConfig config = model.config();
+  config.compression = result.compression;
+  Figures figures = CacheFigures(config);
+  const std::string title = fmt::format("{}, KV cache at {:g} %", name, 100 * compress.ranks.ratio);
+  const TensorStore store = TensorStore::OpenDirectory(options.model);
+  WriteCompressedModel({options.model, store, model.config(), result.compression, result.factors,
+                        MakeModelCard(title, config, figures)},
+                       staged.path());
+  if (!options.measure.empty()) {
+    const Model compressed = Model::Load(staged.path());
+    const double before = MeasurePerplexity(options, model, session.exec(), "dense");
+    const double after = MeasurePerplexity(options, compressed, session.exec(), "compressed");
+    const std::string text = std::filesystem::path(options.measure).filename();
+    figures.emplace_back(fmt::format("perplexity on {} at {}, dense", text, options.measure_seqlen),
+                         fmt::format("{:.4f}", before));
+    figures.emplace_back(
+        fmt::format("perplexity on {} at {}, compressed", text, options.measure_seqlen),
+        fmt::format("{:.4f} ({:+.2f} %)", after, 100 * (after / before - 1)));
+    WriteFileAtomically(staged.path() / "README.md", MakeModelCard(title, config, figures));
+  }
+  staged.Commit();
+  if (KeptFraction(config, result.compression.layers) == 1.0) {
+    Warn("every projection kept its full width: the KV cache is no smaller (a rank multiple of {} "
+         "against groups of {}); try a smaller --rank-multiple or --ratio",
+         compress.ranks.rank_multiple, compress.ranks.group_size * config.head_dim);
+  }
+  for (const auto& [label, value] : figures) Info("{}: {}", label, value);
+  Info("wrote {}", options.out);
+}
+
+}  // namespace
+
+void AddCompress(CLI::App& app) {
+  auto options = std::make_shared<Options>();
+  CLI::App* command = app.add_subcommand("compress", "Make a model's KV cache low-rank");
+  RankSearchOptions& ranks = options->compress.ranks;
+  command->add_option("MODEL", options->model, "dense model directory")->required();
+  command->add_option("OUT", options->out, "directory to create")->required();
+  command->add_option("--ratio", ranks.ratio, "kept rank over full rank, in (0, 1]")
+      ->capture_default_str();
+  command->add_option("--group-size", ranks.group_size, "KV heads per group")
+      ->capture_default_str();
+  command->add_option("--search", options->search, "how ranks are allotted")
+      ->check(CLI::IsMember({"fisher-uniform", "fisher", "uniform"}))
+      ->capture_default_str();
+  command->add_option("--decompose", options->decompose, "whitened by the inputs, or plain")
+      ->check(CLI::IsMember({"whiten", "svd"}))
+      ->capture_default_str();
+  command->add_option("--rank-multiple", ranks.rank_multiple, "ranks are multiples of this")
+      ->capture_default_str();
+  command->add_option("--calib", options->calib, "calibration texts, joined in this order");
+  command->add_option("--calib-windows", options->calib_windows, "windows for the Gram matrices")
+      ->capture_default_str();
+  command->add_option("--calib-seqlen", options->calib_seqlen, "tokens per window")
+      ->capture_default_str();
+  command->add_option("--fisher-windows", options->fisher_windows,
+                      "of them, windows for the Fisher information")
+      ->capture_default_str();
+  command->add_option("--stats", options->stats,
+                      "calibration statistics: read when the file exists, else written");
+  command->add_option("--factor-type", options->dtype,
+                      "element type of the factors; auto: the projection's own")
+      ->check(CLI::IsMember({"auto", "f32", "f16", "bf16"}))
+      ->capture_default_str();
+  command->add_option("--measure", options->measure,
+                      "text whose perplexity, dense and compressed, goes into the model card");
+  command->add_option("--measure-seqlen", options->measure_seqlen, "tokens per window of that text")
+      ->capture_default_str();
+  command->add_flag("--force", options->force, "replace OUT when it exists");
+  AddCommon(*command, options->common, true);
+  command->callback([options] { Run(*options); });
+}
+
+}  // namespace palu::cli

@@ -1,0 +1,108 @@
+#include "compress/calibrate.h"
+
+#include <cmath>
+
+#include "base/cancel.h"
+#include "base/error.h"
+#include "linalg/decompositions.h"
+#include "model/calibration_graph.h"
+#include "ops/rope.h"
+
+namespace palu {
+namespace {
+
+// Sum over windows of squared gradients of one projection, [n_kv*d, hidden].
+class SquaredGradients {
+ public:
+  SquaredGradients(int64_t rows, int64_t cols) : sum_(rows, cols) { sum_.Fill(0); }
+
+  void Add(const Exec& exec, MatrixView<const float> gradient) {
+    exec.pool.ParallelFor(gradient.rows, [&](int64_t r, int) {
+      const float* g = gradient.Row(r);
+      double* s = sum_.Row(r);
+      for (int64_t c = 0; c < gradient.cols; ++c) s[c] += static_cast<double>(g[c]) * g[c];
+    });
+  }
+
+  // Mean over each head's entries of sqrt(sum / windows), [heads].
+  std::vector<double> FisherByHead(int64_t heads, int64_t windows) const {
+    std::vector<double> fisher(static_cast<size_t>(heads));
+    const int64_t rows = sum_.rows() / heads;
+    for (int64_t h = 0; h < heads; ++h) {
+      const double* begin = sum_.Row(h * rows);
+      double total = 0;
+      for (int64_t i = 0; i < rows * sum_.cols(); ++i) {
+        total += std::sqrt(begin[i] / static_cast<double>(windows));
+      }
+      fisher[static_cast<size_t>(h)] = total / static_cast<double>(rows * sum_.cols());
+    }
+    return fisher;
+  }
+
+ private:
+  Matrix<double> sum_;
+};
+
+}  // namespace
+
+CalibrationSource PlanCalibration(const Model& model, std::span<const TokenId> ids, int64_t windows,
+                                  int64_t seqlen, int64_t fisher_windows) {
+  Require(windows >= 1, "calib-windows: expected 1 or more, found {}", windows);
+  Require(seqlen >= 2, "calib-seqlen: expected 2 or more, found {}", seqlen);
+  Require(fisher_windows >= 0 && fisher_windows <= windows,
+          "fisher-windows: expected a number from 0 to the {} calibration windows, found {}",
+          windows, fisher_windows);
+  const auto available = static_cast<int64_t>(ids.size()) / seqlen;
+  Require(windows <= available,
+          "the calibration text has {} tokens, BOS included: expected {} windows of {}, found {}",
+          ids.size(), windows, seqlen, available);
+  CalibrationSource source;
+  source.model = Fingerprint(model);
+  source.text = Fingerprint(ids.first(static_cast<size_t>(windows * seqlen)));
+  source.windows = windows;
+  source.seqlen = seqlen;
+  source.fisher_windows = fisher_windows;
+  return source;
+}
+
+CalibrationStats Calibrate(const Model& model, std::span<const TokenId> ids,
+                           const CalibrationSource& source, const Exec& exec,
+                           const std::function<void()>& on_window) {
+  const ModelConfig& config = model.config();
+  CalibrationStats stats;
+  stats.source = source;
+  std::vector<SquaredGradients> k, v;
+  for (int64_t l = 0; l < config.num_layers; ++l) {
+    stats.grams.emplace_back(config.hidden_size, config.hidden_size).Fill(0);
+    if (source.fisher_windows == 0) continue;
+    k.emplace_back(config.kv_size(), config.hidden_size);
+    v.emplace_back(config.kv_size(), config.hidden_size);
+  }
+  CalibrationGraph<float> graph(config, model.weights(),
+                                InverseFrequencies(config.rope, config.head_dim), exec.pool);
+  const auto on_input = [&](int64_t layer, MatrixView<const float> x) {
+    SyrkAccumulate(x, stats.grams[static_cast<size_t>(layer)]);
+  };
+  const auto on_gradient = [&](int64_t layer, const KvGradients<float>& gradients) {
+    k[static_cast<size_t>(layer)].Add(exec, gradients.dwk);
+    v[static_cast<size_t>(layer)].Add(exec, gradients.dwv);
+  };
+  for (int64_t w = 0; w < source.windows; ++w) {
+    ThrowIfCancelled();
+    const auto window =
+        ids.subspan(static_cast<size_t>(w * source.seqlen), static_cast<size_t>(source.seqlen));
+    if (w < source.fisher_windows) {
+      graph.Differentiate(window, on_input, on_gradient);
+    } else {
+      graph.CollectInputs(window, on_input);
+    }
+    if (on_window) on_window();
+  }
+  for (size_t l = 0; l < k.size(); ++l) {
+    stats.fisher.push_back({k[l].FisherByHead(config.num_kv_heads, source.fisher_windows),
+                            v[l].FisherByHead(config.num_kv_heads, source.fisher_windows)});
+  }
+  return stats;
+}
+
+}  // namespace palu

@@ -1,0 +1,43 @@
+// From a dense model and its calibration statistics to the factors of a compressed one.
+#pragma once
+
+#include <functional>
+#include <optional>
+
+#include "compress/rank_search.h"
+#include "compress/stats.h"
+#include "format/compressed_model.h"
+
+namespace palu {
+
+enum class Decomposition { kWhiten, kSvd };
+
+struct CompressOptions {
+  RankSearchOptions ranks;
+  Decomposition decomposition = Decomposition::kWhiten;
+  std::optional<DType> factor_dtype;  // of U and A; the projection's own where not given
+};
+
+// True when the options need Gram matrices or Fisher information.
+bool NeedsGrams(const CompressOptions& options);
+bool NeedsFisher(const CompressOptions& options);
+
+struct CompressionResult {
+  KvCompression compression;          // source_model and calibration are the caller's to fill
+  std::vector<LayerFactors> factors;  // per layer; empty where a projection stays dense
+  // Per layer, for keys and values: share of the weighted energy |W L|^2 that truncation discards.
+  struct Loss {
+    double k = 0, v = 0;
+  };
+  std::vector<Loss> discarded;
+  int64_t repaired_layers = 0;        // whose Gram matrix was not positive definite
+};
+
+// Searches ranks and factors every projection that does not keep its full width. `stats` may lack
+// what the options do not need. Throws Error for options out of range, a model that is compressed
+// already, or factors that overflow their dtype.
+CompressionResult Compress(const Model& model, const CalibrationStats& stats,
+                           const CompressOptions& options,
+                           const std::function<void()>& on_layer = {});
+
+}  // namespace palu
