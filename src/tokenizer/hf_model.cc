@@ -43,7 +43,9 @@ MergeTable ParseMerges(const JsonView& json, const Vocabulary& vocabulary) {
   };
   json.ForEachPair([&](std::string_view left, std::string_view right) {
     joined.assign(left).append(right);
-    merges.Insert(id_of(left), id_of(right), {rank, id_of(joined)});
+    const TokenId left_id = id_of(left);
+    const TokenId right_id = id_of(right);
+    merges.Insert(left_id, right_id, {rank, id_of(joined)});
     ++rank;
   });
   return merges;
