@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <functional>
+#include <utility>
 
 #include "base/error.h"
 #include "tokenizer/utf8.h"
@@ -29,6 +30,13 @@ Bpe::Bpe(Vocabulary vocabulary, MergeTable merges, BpeOptions options)
     const auto token = vocabulary_.find(fmt::format("<0x{:02X}>", byte));
     if (token != vocabulary_.end()) bytes_[byte] = token->second;
   }
+  const bool nothing_vanishes =
+      options_.unknown ||
+      (options_.byte_fallback && std::find(bytes_.begin(), bytes_.end(), -1) == bytes_.end());
+  words_are_independent_ =
+      nothing_vanishes && !options_.whole_piece_first && vocabulary_.contains(kSpaceMark) &&
+      std::none_of(vocabulary_.begin(), vocabulary_.end(),
+                   [](const auto& entry) { return SpansWords(entry.first, kSpaceMark); });
 }
 
 void Bpe::Encode(std::string_view piece, Scratch* scratch, std::vector<TokenId>* ids) const {
@@ -118,14 +126,13 @@ void Bpe::MergeAll(Scratch* scratch) const {
 }
 
 void CachedBpe::Encode(std::string_view piece) {
-  const auto [entry, is_new] = seen_.try_emplace(piece, ids_.size(), 0);
-  auto& [begin, length] = entry->second;
-  if (is_new) {
-    bpe_.Encode(piece, &scratch_, &ids_);
-    length = ids_.size() - begin;
-    return;
+  for (size_t begin = 0; begin < piece.size();) {
+    const size_t end =
+        bpe_.words_are_independent() ? EndOfWord(piece, begin, kSpaceMark) : piece.size();
+    const std::string_view word = piece.substr(begin, end - begin);
+    cache_.Append(word, [&] { bpe_.Encode(word, &scratch_, ids_); });
+    begin = end;
   }
-  for (size_t i = begin; i < begin + length; ++i) ids_.push_back(TokenId{ids_[i]});
 }
 
 }  // namespace palu

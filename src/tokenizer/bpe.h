@@ -7,11 +7,11 @@
 #include <string>
 #include <string_view>
 #include <unordered_map>
-#include <utility>
 #include <vector>
 
 #include "tokenizer/merge_table.h"
 #include "tokenizer/surface.h"
+#include "tokenizer/words.h"
 
 namespace palu {
 
@@ -50,6 +50,11 @@ class Bpe {
 
   const Vocabulary& vocabulary() const { return vocabulary_; }
 
+  // True where a piece may be cut into words (words.h) without changing its ids: no token of the
+  // vocabulary spans two words, and no character vanishes from between them. SentencePiece-style
+  // vocabularies are trained so, and need the cut because they take a whole text for one piece.
+  bool words_are_independent() const { return words_are_independent_; }
+
  private:
   void SplitIntoCharacters(std::string_view piece, std::vector<Scratch::Symbol>* symbols) const;
   bool AppendBytes(std::string_view character, std::vector<Scratch::Symbol>* symbols) const;
@@ -61,21 +66,21 @@ class Bpe {
   BpeOptions options_;
   std::unordered_map<char32_t, TokenId> characters_;  // tokens of one character
   std::vector<TokenId> bytes_;                        // of <0x00>..<0xFF>; -1 where missing
+  bool words_are_independent_;
 };
 
-// Applies `bpe` to many pieces of one text; words repeat, so each is merged only once.
+// Applies a Bpe to many pieces of one text; words repeat, so each is merged only once.
 class CachedBpe {
  public:
-  CachedBpe(const Bpe& bpe, std::vector<TokenId>* ids) : bpe_(bpe), ids_(*ids) {}
+  CachedBpe(const Bpe& bpe, std::vector<TokenId>* ids) : bpe_(bpe), ids_(ids), cache_(ids) {}
   // Appends the ids of `piece`, whose characters must outlive this object.
   void Encode(std::string_view piece);
 
  private:
   const Bpe& bpe_;
-  std::vector<TokenId>& ids_;
+  std::vector<TokenId>* ids_;
   Bpe::Scratch scratch_;
-  // Where in ids_ the piece was encoded first: begin and length.
-  std::unordered_map<std::string_view, std::pair<size_t, size_t>> seen_;
+  WordCache cache_;
 };
 
 }  // namespace palu

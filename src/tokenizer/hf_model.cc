@@ -13,40 +13,41 @@ namespace {
 constexpr int64_t kMaxId = (1 << 24) - 1;
 constexpr size_t kMaxHoles = 1 << 20;
 
-TokenId ParseId(const JsonView& json) { return static_cast<TokenId>(json.Int(0, kMaxId)); }
-
 Vocabulary ParseVocabulary(const JsonView& json) {
   if (json.is_null()) json.FailExpected("an object of tokens and ids");
   Vocabulary vocabulary;
   std::vector<const std::string*> token_of_id;
   vocabulary.reserve(json.size());
-  json.ForEachMember([&](const std::string& token, const JsonView& value) {
-    const TokenId id = ParseId(value);
-    if (token_of_id.size() <= static_cast<size_t>(id)) token_of_id.resize(id + 1);
+  json.ForEachInt(0, kMaxId, [&](const std::string& token, int64_t value) {
+    const auto id = static_cast<size_t>(value);
+    if (token_of_id.size() <= id) token_of_id.resize(id + 1);
     if (token_of_id[id] != nullptr) {
-      value.FailExpected(fmt::format("an id of its own, not that of {}", Quoted(*token_of_id[id])));
+      Fail("{}: expected one id for each token, found {} for {} and {}", json.where(), id,
+           Quoted(*token_of_id[id]), Quoted(token));
     }
-    token_of_id[id] = &vocabulary.emplace(token, id).first->first;
+    token_of_id[id] = &vocabulary.emplace(token, static_cast<TokenId>(id)).first->first;
   });
   return vocabulary;
 }
 
 MergeTable ParseMerges(const JsonView& json, const Vocabulary& vocabulary) {
-  const std::vector<JsonView> items = json.Items();
-  MergeTable merges(items.size());
+  MergeTable merges(json.size());
   std::string joined;
   uint32_t rank = 0;
-  for (const JsonView& item : items) {
-    const auto id_of = [&](std::string_view token) {
-      const auto found = vocabulary.find(token);
-      Require(found != vocabulary.end(), "{}: expected a token of model.vocab, found {}",
-              item.where(), Quoted(token));
-      return found->second;
-    };
-    const auto [left, right] = item.Pair();
+  const auto id_of = [&](std::string_view token) {
+    const auto found = vocabulary.find(token);
+    if (found == vocabulary.end()) {
+      Fail("{}[{}]: expected tokens of model.vocab, found {}", json.where(), rank, Quoted(token));
+    }
+    return found->second;
+  };
+  json.ForEachPair([&](std::string_view left, std::string_view right) {
     joined.assign(left).append(right);
-    merges.Insert(id_of(left), id_of(right), {rank++, id_of(joined)});
-  }
+    const TokenId left_id = id_of(left);
+    const TokenId right_id = id_of(right);
+    merges.Insert(left_id, right_id, {rank, id_of(joined)});
+    ++rank;
+  });
   return merges;
 }
 
@@ -83,12 +84,11 @@ Bpe ParseBpe(const JsonView& model) {
 std::vector<AddedToken> ParseAddedTokens(const JsonView& added_tokens,
                                          const Vocabulary& vocabulary) {
   std::vector<AddedToken> tokens;
-  std::unordered_map<TokenId, std::string_view> token_of_id;
-  for (const auto& [token, id] : vocabulary) token_of_id.emplace(id, token);
+  std::unordered_map<TokenId, std::string> token_of_id;
   std::unordered_map<std::string, TokenId> id_of_token;
   for (const JsonView& json : added_tokens.Items()) {
     AddedToken token;
-    token.id = ParseId(json.At("id"));
+    token.id = static_cast<TokenId>(json.At("id").Int(0, kMaxId));
     token.content = json.At("content").String();
     token.single_word = json.At("single_word").BoolOr(false);
     token.lstrip = json.At("lstrip").BoolOr(false);
@@ -96,18 +96,23 @@ std::vector<AddedToken> ParseAddedTokens(const JsonView& added_tokens,
     token.special = json.At("special").BoolOr(false);
     token.normalized = json.At("normalized").BoolOr(!token.special);
     const auto in_vocabulary = vocabulary.find(token.content);
-    const auto [known, is_new] = id_of_token.emplace(
-        token.content, in_vocabulary == vocabulary.end() ? token.id : in_vocabulary->second);
-    if (known->second != token.id) {
+    const TokenId id = in_vocabulary == vocabulary.end() ? token.id : in_vocabulary->second;
+    if (id != token.id || id_of_token.emplace(token.content, id).first->second != id) {
       json.At("id").FailExpected(
-          fmt::format("{}, which {} has elsewhere", known->second, Quoted(token.content)));
+          fmt::format("the id that {} has elsewhere", Quoted(token.content)));
     }
-    const auto owner = token_of_id.emplace(token.id, known->first).first;
-    if (owner->second != token.content) {
-      json.At("id").FailExpected(
-          fmt::format("an id of its own, not that of {}", Quoted(owner->second)));
+    const std::string& owner = token_of_id.emplace(id, token.content).first->second;
+    if (owner != token.content) {
+      json.At("id").FailExpected(fmt::format("an id other than that of {}", Quoted(owner)));
     }
     tokens.push_back(std::move(token));
+  }
+  for (const auto& [token, id] : vocabulary) {
+    const auto added = token_of_id.find(id);
+    if (added != token_of_id.end() && added->second != token) {
+      Fail("{}: expected an id of its own for {}, found {}, that of {}", added_tokens.where(),
+           Quoted(added->second), id, Quoted(token));
+    }
   }
   return tokens;
 }

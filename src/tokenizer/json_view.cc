@@ -1,6 +1,7 @@
 #include "tokenizer/json_view.h"
 
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "base/error.h"
 #include "tokenizer/utf8.h"
@@ -23,6 +24,25 @@ std::string Describe(const json& value) {
   if (value.is_number() || value.is_boolean()) return value.dump();
   if (value.is_null()) return "nothing";
   return value.is_array() ? "an array" : "an object";
+}
+
+bool IsIntWithin(const json& value, int64_t low, int64_t high) {
+  const bool fits =
+      value.is_number_unsigned() ? value.get<uint64_t>() <= INT64_MAX : value.is_number_integer();
+  return fits && value.get<int64_t>() >= low && value.get<int64_t>() <= high;
+}
+
+std::optional<std::pair<std::string_view, std::string_view>> ReadPair(const json& value) {
+  if (value.is_array() && value.size() == 2 && value[0].is_string() && value[1].is_string()) {
+    return {{value[0].get_ref<const std::string&>(), value[1].get_ref<const std::string&>()}};
+  }
+  if (!value.is_string()) return std::nullopt;
+  const std::string_view both = value.get_ref<const std::string&>();
+  const size_t space = both.find(' ');
+  if (space == std::string_view::npos || both.find(' ', space + 1) != std::string_view::npos) {
+    return std::nullopt;
+  }
+  return {{both.substr(0, space), both.substr(space + 1)}};
 }
 
 }  // namespace
@@ -58,12 +78,28 @@ std::vector<JsonView> JsonView::Items() const {
   return items;
 }
 
-void JsonView::ForEachMember(
-    const std::function<void(const std::string& key, const JsonView& value)>& visit) const {
+void JsonView::ForEachInt(
+    int64_t low, int64_t high,
+    const std::function<void(const std::string& key, int64_t value)>& visit) const {
   const json& node = Node(node_);
   if (!node.is_object()) FailExpected("an object");
   for (auto member = node.begin(); member != node.end(); ++member) {
-    visit(member.key(), {&*member, file_, fmt::format("{}[{}]", path_, Quoted(member.key()))});
+    if (!IsIntWithin(*member, low, high)) {
+      JsonView(&*member, file_, fmt::format("{}[{}]", path_, Quoted(member.key()))).Int(low, high);
+    }
+    visit(member.key(), member->get<int64_t>());
+  }
+}
+
+void JsonView::ForEachPair(
+    const std::function<void(std::string_view first, std::string_view second)>& visit) const {
+  const json& node = Node(node_);
+  if (!node.is_array()) FailExpected("an array");
+  for (size_t i = 0; i < node.size(); ++i) {
+    const auto pair = ReadPair(node[i]);
+    if (!pair)
+      JsonView(&node[i], file_, fmt::format("{}[{}]", path_, i)).FailExpected("two tokens");
+    visit(pair->first, pair->second);
   }
 }
 
@@ -85,27 +121,10 @@ bool JsonView::BoolOr(bool when_null) const {
 }
 
 int64_t JsonView::Int(int64_t low, int64_t high) const {
-  const json& node = Node(node_);
-  const bool fits =
-      node.is_number_unsigned() ? node.get<uint64_t>() <= INT64_MAX : node.is_number_integer();
-  if (!fits || node.get<int64_t>() < low || node.get<int64_t>() > high) {
+  if (!IsIntWithin(Node(node_), low, high)) {
     FailExpected(fmt::format("an integer from {} to {}", low, high));
   }
-  return node.get<int64_t>();
-}
-
-std::pair<std::string_view, std::string_view> JsonView::Pair() const {
-  const json& node = Node(node_);
-  if (node.is_array() && node.size() == 2 && node[0].is_string() && node[1].is_string()) {
-    return {node[0].get_ref<const std::string&>(), node[1].get_ref<const std::string&>()};
-  }
-  if (!node.is_string()) FailExpected("two tokens");
-  const std::string_view both = node.get_ref<const std::string&>();
-  const size_t space = both.find(' ');
-  if (space == std::string_view::npos || both.find(' ', space + 1) != std::string_view::npos) {
-    FailExpected("two tokens with one space between them");
-  }
-  return {both.substr(0, space), both.substr(space + 1)};
+  return Node(node_).get<int64_t>();
 }
 
 std::vector<JsonView> JsonView::Flatten(std::string_view list) const {

@@ -20,7 +20,8 @@ class MergeTable {
   };
 
   explicit MergeTable(size_t capacity = 0)
-      : slots_(std::bit_ceil(2 * capacity + 1)), shift_(65 - std::bit_width(slots_.size())) {}
+      : slots_(std::bit_ceil(capacity + capacity / 2 + 1)),
+        shift_(65 - std::bit_width(slots_.size())) {}
 
   // A pair given twice keeps the later merge. At most `capacity` pairs.
   void Insert(TokenId left, TokenId right, Merge merge) {

@@ -15,26 +15,19 @@ namespace {
 constexpr std::string_view kGpt2Pattern =
     R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
 
-// Puts a space in front of each piece that does not start with white space.
+// Puts a space in front of each piece that does not start with one.
 class PrefixSpaceStep : public PreTokenizerStep {
  public:
-  PrefixSpaceStep() : space_(R"(^\s)", Regex::Syntax::kPattern, "leading space") {}
-
   Pieces Apply(Pieces pieces) const override {
-    Regex::Matcher matcher(space_);
     Pieces out;
     out.at_start = pieces.at_start;
     for (size_t i = 0; i < pieces.size(); ++i) {
-      TextRange match;
-      if (!matcher.Find(pieces[i], 0, &match)) out.text += ' ';
+      if (!pieces[i].starts_with(' ')) out.text += ' ';
       out.text += pieces[i];
       out.Cut();
     }
     return out;
   }
-
- private:
-  Regex space_;
 };
 
 // Writes each byte as its letter of the byte-level alphabet.

@@ -3,16 +3,16 @@
 #include <sentencepiece_processor.h>
 
 #include <charconv>
+#include <cmath>
 #include <limits>
 
 #include "base/error.h"
 #include "tokenizer/replace_all.h"
 #include "tokenizer/utf8.h"
+#include "tokenizer/words.h"
 
 namespace palu {
 namespace {
-
-constexpr std::string_view kSpaceMark = "\xE2\x96\x81";  // U+2581, SentencePiece's visible space
 
 class SentencePieceTokenizer : public Tokenizer {
  public:
@@ -23,14 +23,29 @@ class SentencePieceTokenizer : public Tokenizer {
     Require(processor_.GetPieceSize() > 0, "{}: expected a SentencePiece model, found no pieces",
             file);
     BuildSurfaces();
+    words_are_independent_ = WordsAreIndependent();
     if (processor_.bos_id() >= 0) bos_ = processor_.bos_id();
   }
 
   std::vector<TokenId> Encode(std::string_view text) const override {
     const std::string clean = SanitizeUtf8(text);
-    std::vector<int> ids;
-    const auto status = processor_.Encode(clean, &ids);
-    Require(status.ok(), "SentencePiece cannot encode the text: {}", status.ToString());
+    // A mark in the text itself would join the run of marks that spaces become.
+    if (!words_are_independent_ || clean.find(kSpaceMark) != std::string::npos) {
+      return EncodeWhole(clean);
+    }
+    std::vector<TokenId> ids;
+    WordCache cache(&ids);
+    for (size_t begin = 0; begin < clean.size();) {
+      size_t end = EndOfWord(clean, begin, " ");
+      if (clean.size() - end == 1) end = clean.size();  // a lone last space is no word by itself
+      std::string_view word = std::string_view(clean).substr(begin, end - begin);
+      if (begin > 0) word.remove_prefix(1);  // EncodeWhole puts one space in front anyway
+      cache.Append(word, [&] {
+        const auto word_ids = EncodeWhole(word);
+        ids.insert(ids.end(), word_ids.begin(), word_ids.end());
+      });
+      begin = end;
+    }
     return ids;
   }
 
@@ -41,6 +56,29 @@ class SentencePieceTokenizer : public Tokenizer {
   }
 
  private:
+  std::vector<TokenId> EncodeWhole(std::string_view text) const {
+    std::vector<int> ids;
+    const auto status = processor_.Encode({text.data(), text.size()}, &ids);
+    Require(status.ok(), "SentencePiece cannot encode the text: {}", status.ToString());
+    return ids;
+  }
+
+  // Whether a text may be encoded word by word. That needs a BPE model (whose scores are whole
+  // numbers, those of a unigram model logarithms), pieces that do not span words, a space added in
+  // front, and no normalisation, which might see across words.
+  bool WordsAreIndependent() const {
+    for (int id = 0; id < processor_.GetPieceSize(); ++id) {
+      const float score = processor_.GetScore(id);
+      if (score != std::round(score)) return false;
+      if (SpansWords(processor_.IdToPiece(id), kSpaceMark)) return false;
+    }
+    std::string space;
+    for (const std::string& piece : processor_.EncodeAsPieces(" ")) space += piece;
+    const bool adds_one_space = space == std::string(kSpaceMark) + std::string(kSpaceMark);
+    const bool normalises = EncodeWhole("\xEF\xAC\x81") == EncodeWhole("fi");  // the ligature
+    return adds_one_space && !normalises;
+  }
+
   void BuildSurfaces() {
     using Kind = Surface::Kind;
     surfaces_ = SurfaceTable(static_cast<size_t>(processor_.GetPieceSize()));
@@ -73,6 +111,7 @@ class SentencePieceTokenizer : public Tokenizer {
   }
 
   sentencepiece::SentencePieceProcessor processor_;
+  bool words_are_independent_ = false;
 };
 
 }  // namespace

@@ -15,20 +15,22 @@ struct Stretch {
   bool is_match;
 };
 
-// The whole of `text` as matches and the stretches between them. A match may be empty: it still
-// separates what stands on both sides.
+// The whole of `text` as matches and the stretches between them. An empty match still separates
+// what stands on both sides, but directly behind another match it counts for nothing.
 void FindStretches(Regex::Matcher* matcher, std::string_view text, bool invert,
                    std::vector<Stretch>* stretches) {
   stretches->clear();
   size_t done = 0;
   size_t from = 0;
   for (TextRange match; matcher->Find(text, from, &match);) {
-    if (match.begin > done) stretches->push_back({done, match.begin, invert});
-    stretches->push_back({match.begin, match.end, !invert});
-    done = from = match.end;
+    from = match.end;
     if (match.begin == match.end) {
       from += match.end < text.size() ? ReadUtf8(text, match.end).length : 1;
+      if (match.begin == done && !stretches->empty()) continue;
     }
+    if (match.begin > done) stretches->push_back({done, match.begin, invert});
+    stretches->push_back({match.begin, match.end, !invert});
+    done = match.end;
   }
   if (done < text.size()) stretches->push_back({done, text.size(), invert});
 }

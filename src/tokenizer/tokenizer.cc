@@ -29,6 +29,8 @@ std::string StreamDecoder::Push(TokenId id) {
   const bool bare = surfaces_.rules.first_token_bare && at_first_token_;
   at_first_token_ = false;
   if (surface.kind == Surface::Kind::kBytes) {
+    // SentencePiece strips no space that is spelled as a byte.
+    if (surfaces_.rules.malformed == JoinRules::Malformed::kEachByte) spaces_to_strip_ = 0;
     held_back_ += surface.bytes;
     EmitHeldBack(/*finished=*/false, &out);
     return out;

@@ -42,8 +42,7 @@ inline const Tokenizer& GoldenTokenizer(const std::string& name) {
 }
 
 inline const nlohmann::json& Golden() {
-  static const auto golden =
-      nlohmann::json::parse(Unxz("tests/data/tokenizers/golden.json.xz"));
+  static const auto golden = nlohmann::json::parse(Unxz("tests/data/tokenizers/golden.json.xz"));
   return golden;
 }
 

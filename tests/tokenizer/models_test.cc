@@ -32,7 +32,7 @@ void ExpectTokenizesAsRecorded(const std::filesystem::path& model, const std::st
     EXPECT_EQ(tokenizer->Decode(item["ids"].get<Ids>()), item["text"].get<std::string>());
   }
   const Ids wikitext = tokenizer->Encode(ReadAll(Repo("data/wikitext2_test.txt")));
-  EXPECT_EQ(wikitext.size(), golden["wikitext2_test_tokens"].get<size_t>());
+  EXPECT_EQ(wikitext.size() + 1, golden["wikitext2_test_tokens"].get<size_t>());  // with BOS
   const auto first = golden["logprobs"]["ids"].get<Ids>();
   EXPECT_EQ(tokenizer->bos(), first.at(0));
   EXPECT_EQ(Ids(wikitext.begin(), wikitext.begin() + first.size() - 1),
