@@ -68,6 +68,14 @@ bool NeedsFisher(const CompressOptions& options) {
 
 CompressionResult Compress(const Model& model, const CalibrationStats& stats,
                            const CompressOptions& options, const std::function<void()>& on_layer) {
+  std::vector<LayerRanks> ranks = SearchRanks(model.config(), options.ranks, stats.fisher);
+  MakeFullWidthDense(model.config(), options.ranks.group_size, ranks);
+  return CompressWithRanks(model, stats, options, std::move(ranks), on_layer);
+}
+
+CompressionResult CompressWithRanks(const Model& model, const CalibrationStats& stats,
+                                    const CompressOptions& options, std::vector<LayerRanks> table,
+                                    const std::function<void()>& on_layer) {
   const ModelConfig& config = model.config();
   Require(!config.compression, "{}: this model is compressed already; compress the dense one",
           model.path().string());
@@ -78,8 +86,7 @@ CompressionResult Compress(const Model& model, const CalibrationStats& stats,
   result.compression.search = Name(options.ranks.search);
   result.compression.decompose =
       options.decomposition == Decomposition::kWhiten ? "whiten" : "svd";
-  result.compression.layers = SearchRanks(config, options.ranks, stats.fisher);
-  MakeFullWidthDense(config, options.ranks.group_size, result.compression.layers);
+  result.compression.layers = std::move(table);
   for (int64_t l = 0; l < config.num_layers; ++l) {
     ThrowIfCancelled();
     const auto i = static_cast<size_t>(l);

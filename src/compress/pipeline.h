@@ -40,4 +40,10 @@ CompressionResult Compress(const Model& model, const CalibrationStats& stats,
                            const CompressOptions& options,
                            const std::function<void()>& on_layer = {});
 
+// The same with a given rank table, one entry per layer; every projection that has ranks is
+// factored, full width or not.
+CompressionResult CompressWithRanks(const Model& model, const CalibrationStats& stats,
+                                    const CompressOptions& options, std::vector<LayerRanks> ranks,
+                                    const std::function<void()>& on_layer = {});
+
 }  // namespace palu

@@ -1,0 +1,86 @@
+#include "runtime/cache_layout.h"
+
+#include <algorithm>
+
+#include "io/hf_config.h"
+#include "testing.h"
+
+namespace palu {
+namespace {
+
+ModelConfig Wiki() { return LoadConfig(testing::Repo("models/wiki-7m-mha")); }
+
+// The ranks that the published code finds for wiki-7m-mha at 50 % (reference_palu_wiki-7m-mha.json).
+ModelConfig WikiAtHalf() {
+  ModelConfig config = Wiki();
+  config.compression = KvCompression{};
+  for (const auto& [k, v] : std::vector<std::pair<int64_t, int64_t>>{
+           {32, 128}, {64, 224}, {64, 192}, {64, 160}, {64, 192}, {224, 192}}) {
+    config.compression->layers.push_back({{{k}}, {{v}}});
+  }
+  return config;
+}
+
+TEST(CacheLayout, DenseHalfTakesWhatEverybodyCounts) {
+  const ModelConfig config = Wiki();
+  const CacheLayout layout(config, DType::kF16);
+  EXPECT_EQ(layout.bytes_per_token(), 2.0 * 6 * 4 * 64 * 2);
+  EXPECT_EQ(layout.bytes_per_token(), static_cast<double>(DenseBytesPerToken(config)));
+  EXPECT_EQ(layout.bits_per_element(), 16);
+  EXPECT_EQ(CacheLayout(config, DType::kF32).bits_per_element(), 32);
+}
+
+TEST(CacheLayout, BitsPerElementAreTheReferences) {
+  EXPECT_NEAR(CacheLayout(WikiAtHalf(), DType::kF16).bits_per_element(), 8.333, 5e-4);
+}
+
+TEST(CacheLayout, PagesCoverTheBlockWithoutOverlap) {
+  const ModelConfig config = WikiAtHalf();
+  const CacheLayout layout(config, DType::kF16);
+  std::vector<std::pair<int64_t, int64_t>> ranges;
+  for (int64_t l = 0; l < config.num_layers; ++l) {
+    for (const CachedPages* pages : {&layout.layer(l).k, &layout.layer(l).v}) {
+      EXPECT_TRUE(pages->latent);
+      EXPECT_EQ(pages->heads_per_page, 4);
+      for (const auto& page : pages->pages) {
+        EXPECT_EQ(page.offset % 64, 0);
+        ranges.emplace_back(page.offset, page.offset + kBlockTokens * page.width * 2);
+      }
+    }
+  }
+  std::sort(ranges.begin(), ranges.end());
+  int64_t end = 0;
+  for (const auto& [begin, stop] : ranges) {
+    EXPECT_EQ(begin, end);
+    end = stop;
+  }
+  EXPECT_EQ(end, layout.block_bytes());
+}
+
+TEST(CacheLayout, PaddingCounts) {
+  ModelConfig config = WikiAtHalf();
+  config.compression->layers[0].k.ranks = {1};  // 64 x 1 F16 = 128 bytes: two cache lines, no padding
+  const int64_t with_one = CacheLayout(config, DType::kF16).block_bytes();
+  config.compression->layers[0].k.ranks = {2};
+  EXPECT_EQ(CacheLayout(config, DType::kF16).block_bytes(), with_one + 128);
+}
+
+TEST(CacheLayout, MixesDenseAndLatentProjections) {
+  ModelConfig config = WikiAtHalf();
+  config.compression->layers[5].k.ranks.clear();
+  const CacheLayout layout(config, DType::kF16);
+  EXPECT_FALSE(layout.layer(5).k.latent);
+  EXPECT_EQ(layout.layer(5).k.pages.size(), 4u);
+  EXPECT_EQ(layout.layer(5).k.pages[0].width, 64);
+  EXPECT_EQ(layout.layer(5).k.width(), 256);
+}
+
+TEST(CacheLayout, BlocksForRoundsUp) {
+  EXPECT_EQ(BlocksFor(0), 0);
+  EXPECT_EQ(BlocksFor(1), 1);
+  EXPECT_EQ(BlocksFor(64), 1);
+  EXPECT_EQ(BlocksFor(65), 2);
+}
+
+}  // namespace
+}  // namespace palu
