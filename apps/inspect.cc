@@ -135,6 +135,7 @@ void AddInspect(CLI::App& app) {
       ->check(CLI::IsMember({"f16", "bf16", "f32"}))
       ->capture_default_str();
   command->add_flag("--json", options->json, "print JSON");
+  AddCommon(*command, options->common, false);
   command->callback([options] { Run(*options); });
 }
 

@@ -4,7 +4,7 @@
 
 #include "base/error.h"
 #include "format/config_text.h"
-#include "io/hf_config.h"
+#include "model/hf_config.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const std::string_view text(reinterpret_cast<const char*>(data), size);

@@ -9,7 +9,7 @@
 #include <string_view>
 
 #include "base/error.h"
-#include "io/hf_config.h"
+#include "model/hf_config.h"
 #include "io/safetensors.h"
 #include "model/tensor_names.h"
 

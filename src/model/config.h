@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "ops/rope_config.h"
 #include "tensor/dtype.h"
 
 namespace palu {
@@ -13,17 +14,6 @@ namespace palu {
 enum class Family { kLlama, kMistral, kQwen2, kQwen3 };
 
 std::string_view Name(Family family);  // "llama", "mistral", ...
-
-enum class RopeScaling { kNone, kLinear, kLlama3 };
-
-struct RopeConfig {
-  double theta = 10000.0;
-  RopeScaling scaling = RopeScaling::kNone;
-  double factor = 1.0;
-  double low_freq_factor = 1.0;         // llama3 only, like the two below
-  double high_freq_factor = 4.0;
-  int64_t original_max_position = 8192;
-};
 
 // One factored projection: KV heads in groups of `group_size`, each with its own rank.
 // A projection that stays dense has no ranks.

@@ -5,7 +5,7 @@
 
 #include "base/error.h"
 #include "base/rng.h"
-#include "io/hf_config.h"
+#include "model/hf_config.h"
 #include "model/tensor_names.h"
 #include "ops/convert.h"
 

@@ -5,7 +5,7 @@
 #include <span>
 #include <vector>
 
-#include "model/config.h"
+#include "ops/rope_config.h"
 #include "tensor/exec.h"
 #include "tensor/tensor.h"
 
@@ -31,23 +31,5 @@ void ApplyRope(float* x, int64_t heads, int64_t half, const float* cos, const fl
 void ApplyRopeRows(const Exec& exec, int64_t heads, MatrixView<const float> cos,
                    MatrixView<const float> sin, MatrixView<float> x,
                    Rotation rotation = Rotation::kForward);
-
-// The inverse frequencies of one model, and the cosines and sines of a batch of positions.
-class RopeTable {
- public:
-  RopeTable(const RopeConfig& config, int64_t head_dim)
-      : inverse_frequencies_(InverseFrequencies(config, head_dim)) {}
-
-  // Replaces the table by that of `positions`; row i of cos() and sin() belongs to positions[i].
-  void Fill(std::span<const int64_t> positions);
-
-  const std::vector<double>& inverse_frequencies() const { return inverse_frequencies_; }
-  MatrixView<const float> cos() const { return cos_; }  // [positions, d/2]
-  MatrixView<const float> sin() const { return sin_; }
-
- private:
-  std::vector<double> inverse_frequencies_;
-  Matrix<float> cos_, sin_;
-};
 
 }  // namespace palu

@@ -6,7 +6,7 @@
 
 #include "base/half.h"
 #include "format/compressed_model.h"
-#include "io/hf_config.h"
+#include "model/hf_config.h"
 #include "testing.h"
 
 namespace palu::testing {

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <numbers>
 
+#include "ops/position_table.h"
 #include "ops/reference/reference.h"
 #include "ops_testing.h"
 
@@ -16,17 +17,18 @@ TEST(Rope, RotatesLikeTheReferenceAtAllPositions) {
   ForEachTarget([&] {
     for (int64_t d : {2, 6, 64, 80, 128}) {
       const int64_t n = static_cast<int64_t>(kPositions.size()), heads = 3;
-      RopeTable table({.theta = 500000.0}, d);
-      table.Fill(kPositions);
+      const std::vector<double> frequencies = InverseFrequencies({.theta = 500000.0}, d);
+      Matrix<float> cos(n, d / 2), sin(n, d / 2);
+      FillCosSin(kPositions, frequencies, cos, sin);
       const StridedMatrix before(n, heads * d, 4, 1);
       StridedMatrix x(n, heads * d, 4, 1);
-      ApplyRopeRows({pool}, heads, table.cos(), table.sin(), x.view);
+      ApplyRopeRows({pool}, heads, cos, sin, x.view);
       std::vector<double> expected(static_cast<size_t>(d));
       for (int64_t i = 0; i < n; ++i) {
         for (int64_t h = 0; h < heads; ++h) {
           const std::span<const float> head(before.view.Row(i) + h * d, static_cast<size_t>(d));
           reference::Rope(head, static_cast<double>(kPositions[static_cast<size_t>(i)]),
-                          table.inverse_frequencies(), expected);
+                          frequencies, expected);
           for (int64_t c = 0; c < d; ++c) {
             const double norm = std::fabs(head[static_cast<size_t>(c)]) +
                                 std::fabs(head[static_cast<size_t>((c + d / 2) % d)]);
@@ -35,7 +37,7 @@ TEST(Rope, RotatesLikeTheReferenceAtAllPositions) {
           }
         }
       }
-      ApplyRopeRows({pool}, heads, table.cos(), table.sin(), x.view, Rotation::kInverse);
+      ApplyRopeRows({pool}, heads, cos, sin, x.view, Rotation::kInverse);
       for (int64_t i = 0; i < n; ++i) {
         for (int64_t c = 0; c < heads * d; ++c) {
           EXPECT_NEAR(x.view(i, c), before.view(i, c), 12 * kEps * 10);
@@ -43,6 +45,38 @@ TEST(Rope, RotatesLikeTheReferenceAtAllPositions) {
       }
     }
   });
+}
+
+TEST(PositionTable, RotatesConsecutivePositionsLikeFillCosSin) {
+  const std::vector<double> frequencies = InverseFrequencies({.theta = 1e4}, 64);
+  PositionTable table(frequencies, RopeAngles::kFloat64);
+  const int64_t first = 1020, count = 10;  // over a page boundary
+  table.Cover(first, first + count);
+  EXPECT_EQ(table.bytes(), 2 * 1024 * 64 * 4);
+  const StridedMatrix before(count, 64, 0, 3);
+  StridedMatrix x(count, 64, 0, 3);
+  table.Rotate(first, x.view);
+  for (int64_t t = 0; t < count; ++t) {
+    std::vector<double> expected(64);
+    reference::Rope(before.view.RowSpan(t), static_cast<double>(first + t), frequencies, expected);
+    for (int64_t c = 0; c < 64; ++c) {
+      const double norm = std::fabs(before.view(t, c)) + std::fabs(before.view(t, (c + 32) % 64));
+      EXPECT_NEAR(x.view(t, c), expected[static_cast<size_t>(c)], 3 * kEps * norm);
+    }
+  }
+}
+
+// The float32 product is what the Python implementations compute; it departs from the exact angle by
+// at most the roundings of frequency and product.
+TEST(PositionTable, Float32AnglesAreTheRoundedProduct) {
+  const std::vector<double> frequencies = InverseFrequencies({.theta = 1e6}, 32);
+  PositionTable rounded(frequencies, RopeAngles::kFloat32);
+  rounded.Cover(5000, 5001);
+  for (size_t f = 0; f < frequencies.size(); ++f) {
+    const float angle = 5000.0f * static_cast<float>(frequencies[f]);
+    EXPECT_EQ(rounded.Cos(5000)[f], static_cast<float>(std::cos(static_cast<double>(angle))));
+    EXPECT_NEAR(angle, 5000 * frequencies[f], 5000 * frequencies[f] * 0x1p-23);
+  }
 }
 
 TEST(Rope, Llama3KeepsShortAndStretchesLongWavelengths) {

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "io/hf_config.h"
+#include "model/hf_config.h"
 #include "testing.h"
 
 namespace palu {

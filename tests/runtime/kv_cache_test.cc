@@ -3,7 +3,7 @@
 #include <cstring>
 #include <set>
 
-#include "io/hf_config.h"
+#include "model/hf_config.h"
 #include "testing.h"
 
 namespace palu {

@@ -5,7 +5,7 @@
 #include <fstream>
 
 #include "compressed_models.h"
-#include "io/hf_config.h"
+#include "model/hf_config.h"
 #include "runtime/transformer.h"
 
 namespace palu {

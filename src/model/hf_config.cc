@@ -1,11 +1,11 @@
-#include "io/hf_config.h"
+#include "model/hf_config.h"
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
 #include "base/file.h"
-#include "io/hf_config_parts.h"
+#include "model/hf_config_parts.h"
 #include "io/json_object.h"
 
 namespace palu {

@@ -1,7 +1,7 @@
 // The kv_compression section and the published code's head_wise_ranks.
 #include <nlohmann/json.hpp>
 
-#include "io/hf_config.h"
+#include "model/hf_config.h"
 #include "testing.h"
 
 namespace palu {

@@ -2,7 +2,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
-#include "io/hf_config_parts.h"
+#include "model/hf_config_parts.h"
 
 namespace palu {
 namespace {

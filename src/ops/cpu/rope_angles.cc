@@ -56,12 +56,4 @@ void FillCosSin(std::span<const int64_t> positions, std::span<const double> inve
   }
 }
 
-void RopeTable::Fill(std::span<const int64_t> positions) {
-  const int64_t n = static_cast<int64_t>(positions.size());
-  const int64_t half = static_cast<int64_t>(inverse_frequencies_.size());
-  cos_.Resize(n, half);
-  sin_.Resize(n, half);
-  FillCosSin(positions, inverse_frequencies_, cos_, sin_);
-}
-
 }  // namespace palu

@@ -2,7 +2,7 @@
 #include <set>
 
 #include "base/error.h"
-#include "io/hf_config_parts.h"
+#include "model/hf_config_parts.h"
 #include "model/tensor_names.h"
 
 namespace palu {
