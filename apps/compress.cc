@@ -21,14 +21,17 @@ struct Options {
   std::string model, out, stats, measure;
   std::vector<std::string> calib;
   CompressOptions compress;
+  std::optional<int64_t> rank_multiple;
   std::string search = "fisher-uniform", decompose = "whiten", dtype = "auto";
   int64_t calib_windows = 64, calib_seqlen = 1024, fisher_windows = 32;
   int64_t measure_seqlen = 2048;
   bool force = false;
 };
 
-CompressOptions Resolve(const Options& options) {
+CompressOptions Resolve(const Options& options, const ModelConfig& config) {
   CompressOptions compress = options.compress;
+  compress.ranks.rank_multiple = options.rank_multiple.value_or(
+      DefaultRankMultiple(compress.ranks.group_size * config.head_dim));
   std::string name = options.search;
   std::replace(name.begin(), name.end(), '-', '_');
   compress.ranks.search = ParseRankSearch(name).value();
@@ -117,8 +120,8 @@ double MeasurePerplexity(const Options& options, const Model& model, const Exec&
 
 void Run(const Options& options) {
   Session session(options.common);
-  const CompressOptions compress = Resolve(options);
   const Model model = Model::Load(options.model);
+  const CompressOptions compress = Resolve(options, model.config());
   StagedDirectory staged(options.out, options.force);  // refuses an existing OUT before the work
   const CalibrationStats stats = ObtainStats(options, compress, model, session.exec());
 
@@ -182,8 +185,8 @@ void AddCompress(CLI::App& app) {
   command->add_option("--decompose", options->decompose, "whitened by the inputs, or plain")
       ->check(CLI::IsMember({"whiten", "svd"}))
       ->capture_default_str();
-  command->add_option("--rank-multiple", ranks.rank_multiple, "ranks are multiples of this")
-      ->capture_default_str();
+  command->add_option("--rank-multiple", options->rank_multiple,
+                      "ranks are multiples of this; 32, or 16 for groups narrower than 128");
   command->add_option("--calib", options->calib, "calibration texts, joined in this order");
   command->add_option("--calib-windows", options->calib_windows, "windows for the Gram matrices")
       ->capture_default_str();

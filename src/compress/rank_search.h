@@ -28,6 +28,9 @@ struct RankSearchOptions {
   int64_t rank_multiple = 32;  // every rank becomes a multiple of this, at least one
 };
 
+// The published code's rank multiple: 32, and 16 for groups narrower than 128.
+constexpr int64_t DefaultRankMultiple(int64_t group_width) { return group_width < 128 ? 16 : 32; }
+
 // Ranks per layer, projection and group (n_kv / g groups), none above the group's width g*d:
 //   uniform         ratio * g*d everywhere
 //   fisher          proportional to a group's mean Fisher information, floored and capped at g*d;

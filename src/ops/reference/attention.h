@@ -1,0 +1,85 @@
+// Attention over the paged cache in plain float64 loops: the specification of ops/attention.h.
+#pragma once
+
+#include <cmath>
+#include <span>
+#include <vector>
+
+#include "ops/attention.h"
+#include "ops/reference/reference.h"
+
+namespace palu::reference {
+
+// Row of one KV head at one token: k or v of width head_dim, as method.md section 2 rebuilds it.
+inline std::vector<double> Rebuild(const AttentionLayer& layer, const AttentionProjection& p,
+                                   const QueryChunk& chunk, int64_t kv_head, int64_t token) {
+  const CachedPages::Page& page = p.pages.OfHead(kv_head);
+  const void* row = chunk.table.Row(p.pages, page, token);
+  std::vector<double> out(static_cast<size_t>(layer.head_dim));
+  if (!p.pages.latent) {
+    for (int64_t i = 0; i < layer.head_dim; ++i) {
+      out[static_cast<size_t>(i)] = At(row, p.pages.dtype, i);
+    }
+    return out;
+  }
+  const TensorView& up = p.up[static_cast<size_t>(kv_head / p.pages.heads_per_page)];
+  const int64_t first = kv_head % p.pages.heads_per_page * layer.head_dim;
+  for (int64_t i = 0; i < layer.head_dim; ++i) {
+    double sum = p.bias ? At(p.bias.data, p.bias.dtype, kv_head * layer.head_dim + i) : 0.0;
+    for (int64_t r = 0; r < page.width; ++r) {
+      sum += At(up.data, up.dtype, (first + i) * page.width + r) * At(row, p.pages.dtype, r);
+    }
+    out[static_cast<size_t>(i)] = sum;
+  }
+  return out;
+}
+
+inline void NormAndRotate(const AttentionLayer& layer, int64_t position,
+                          std::span<const double> frequencies, std::vector<double>& key) {
+  if (layer.k.norm) {
+    double squares = 0;
+    for (const double x : key) squares += x * x;
+    const double scale =
+        1 / std::sqrt(squares / static_cast<double>(key.size()) + layer.k.norm_eps);
+    for (size_t i = 0; i < key.size(); ++i) {
+      key[i] *= scale * At(layer.k.norm.data, layer.k.norm.dtype, static_cast<int64_t>(i));
+    }
+  }
+  const size_t half = key.size() / 2;
+  for (size_t i = 0; i < half; ++i) {
+    const double angle = static_cast<double>(position) * frequencies[i];
+    const double c = std::cos(angle), s = std::sin(angle);
+    const double x = key[i], y = key[i + half];
+    key[i] = x * c - y * s;
+    key[i + half] = y * c + x * s;
+  }
+}
+
+// Output [head_dim] of one query head of the chunk's token `t`; values rebuilt, never fused.
+inline std::vector<double> AttendOne(const AttentionLayer& layer, const QueryChunk& chunk,
+                                     std::span<const float> q, int64_t head, int64_t t,
+                                     std::span<const double> frequencies) {
+  const int64_t kv_head = head / layer.heads_per_kv();
+  std::vector<double> scores;
+  double max = -INFINITY;
+  for (int64_t s = 0; s <= chunk.start + t; ++s) {
+    std::vector<double> key = Rebuild(layer, layer.k, chunk, kv_head, s);
+    if (layer.k.pages.latent) NormAndRotate(layer, chunk.first_position + s, frequencies, key);
+    double score = 0;
+    for (size_t i = 0; i < key.size(); ++i) score += key[i] * q[i];
+    scores.push_back(score * layer.scale);
+    max = std::max(max, scores.back());
+  }
+  double sum = 0;
+  std::vector<double> out(static_cast<size_t>(layer.head_dim));
+  for (int64_t s = 0; s <= chunk.start + t; ++s) {
+    const double p = std::exp(scores[static_cast<size_t>(s)] - max);
+    const std::vector<double> value = Rebuild(layer, layer.v, chunk, kv_head, s);
+    for (size_t i = 0; i < value.size(); ++i) out[i] += p * value[i];
+    sum += p;
+  }
+  for (double& x : out) x /= sum;
+  return out;
+}
+
+}  // namespace palu::reference
