@@ -57,6 +57,7 @@ void PrintJson(const nlohmann::ordered_json& json);
 
 // Sub-commands register themselves; the returned callbacks run after parsing.
 void AddCompress(CLI::App& app);
+void AddDevices(CLI::App& app);
 void AddExportDense(CLI::App& app);
 void AddGenerate(CLI::App& app);
 void AddInspect(CLI::App& app);

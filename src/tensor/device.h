@@ -1,5 +1,9 @@
-// Where memory lives and work runs. The CPU is the only backend in this build.
+// Where memory lives and work runs.
 #pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
 
 namespace palu {
 
@@ -11,5 +15,19 @@ struct Device {
 };
 
 inline constexpr Device kCpu{};
+
+struct CudaDeviceInfo {
+  std::string name;
+  int major = 0, minor = 0;  // compute capability
+  int multiprocessors = 0;
+  int64_t memory_bytes = 0;
+};
+
+// Whether this build has the CUDA backend (cmake --preset cuda).
+bool HasCudaBackend();
+
+// The CUDA devices that the driver shows; none where the machine has no driver or no device. Throws
+// Error in a build without the backend.
+std::vector<CudaDeviceInfo> CudaDevices();
 
 }  // namespace palu
