@@ -9,7 +9,7 @@ packages=(
   build-essential cmake ninja-build pkg-config
   nlohmann-json3-dev libcli11-dev libfmt-dev libspdlog-dev
   libopenblas-dev liblapacke-dev libdnnl-dev libhwy-dev
-  libsentencepiece-dev libpcre2-dev
+  libsentencepiece-dev libpcre2-dev libutf8proc-dev
   libgtest-dev libbenchmark-dev xz-utils
 )
 
@@ -18,7 +18,7 @@ case "${1:-}" in
   --dev)
     runtime=libclang-rt-14-dev  # what the package clang stands for in Debian 12
     if grep -q '^ID=ubuntu' /etc/os-release 2>/dev/null; then runtime=libclang-rt-18-dev; fi
-    packages+=(clang clang-format clang-tidy "$runtime")
+    packages+=(clang clang-format clang-tidy python3 "$runtime")
     ;;
   *) echo "usage: scripts/setup.sh [--dev]" >&2; exit 2 ;;
 esac

@@ -105,6 +105,8 @@ stage "release build"
 build release all
 
 if ! $quick; then
+  stage "dependency rule"
+  python3 scripts/check_includes.py
   stage "clang-format"
   check_format
   stage "clang-tidy on changed files"
