@@ -2,7 +2,7 @@
 
 #include <fmt/format.h>
 
-#include <limits>
+#include <algorithm>
 
 #include "base/error.h"
 #include "base/file.h"
@@ -74,6 +74,26 @@ std::unique_ptr<Tokenizer> RequireTokenizer(const Model& model) {
 
 std::vector<TokenId> EncodeFile(const Tokenizer& tokenizer, const std::filesystem::path& path) {
   return tokenizer.EncodeWithBos(ReadTextFile(path, int64_t{4} << 30));
+}
+
+void CheckOutput(const std::filesystem::path& out, bool force,
+                 const std::vector<std::filesystem::path>& inputs) {
+  namespace fs = std::filesystem;
+  std::error_code ignored;
+  fs::path target = fs::weakly_canonical(fs::absolute(out, ignored), ignored);
+  if (!target.has_filename()) target = target.parent_path();
+  for (const fs::path& input : inputs) {
+    if (input.empty() || target.empty()) continue;
+    const fs::path source = fs::weakly_canonical(fs::absolute(input, ignored), ignored);
+    const auto [end, rest] =
+        std::mismatch(target.begin(), target.end(), source.begin(), source.end());
+    Require(end != target.end(), "{}: expected a directory apart from what is read, found {} in it",
+            out.string(), input.string());
+  }
+  Require(!force || !fs::is_directory(out, ignored) || fs::exists(out / "config.json", ignored) ||
+              fs::is_empty(out, ignored),
+          "{}: expected a model directory for --force to replace, found no config.json",
+          out.string());
 }
 
 void PrintJson(const nlohmann::ordered_json& json) {

@@ -6,6 +6,7 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <vector>
 
 #include "model/weights.h"
 #include "runtime/transformer.h"
@@ -51,6 +52,12 @@ std::unique_ptr<Tokenizer> RequireTokenizer(const Model& model);
 
 // Ids of a whole text file, BOS in front where the model wants one.
 std::vector<TokenId> EncodeFile(const Tokenizer& tokenizer, const std::filesystem::path& path);
+
+// Throws Error when writing the directory `out` would destroy what is read or is not ours: it is or
+// holds one of `inputs` (empty ones are ignored), or --force would replace something that is neither
+// a model directory nor empty.
+void CheckOutput(const std::filesystem::path& out, bool force,
+                 const std::vector<std::filesystem::path>& inputs);
 
 // Compact JSON on one line to stdout.
 void PrintJson(const nlohmann::ordered_json& json);

@@ -1,4 +1,5 @@
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 
@@ -43,6 +44,12 @@ CompressOptions Resolve(const Options& options, const ModelConfig& config) {
   return compress;
 }
 
+// The last part of a path, "wiki" for "models/wiki/" too.
+std::string Name(const std::string& path) {
+  const auto whole = (std::filesystem::absolute(path) / ".").lexically_normal();
+  return whole.parent_path().filename();
+}
+
 // The files' text, joined in the given order and tokenised once after one BOS.
 std::vector<TokenId> CalibrationIds(const Model& model, const std::vector<std::string>& files) {
   std::string text;
@@ -56,6 +63,9 @@ CalibrationStats FreshStats(const Options& options, const Model& model, const Ex
   {
     Progress progress("calibrate", source.windows, "windows");
     stats = Calibrate(model, ids, source, exec, [&] { progress.Tick(); });
+  }
+  for (const std::string& file : options.calib) {
+    stats.files += (stats.files.empty() ? "" : ", ") + Name(file);
   }
   if (!options.stats.empty()) SaveStats(options.stats, stats);
   return stats;
@@ -81,21 +91,24 @@ CalibrationStats ObtainStats(const Options& options, const CompressOptions& comp
   // A file that is to be reused holds everything.
   const bool fisher = NeedsFisher(compress) || !options.stats.empty();
   const std::vector<TokenId> ids = CalibrationIds(model, options.calib);
+  Require(options.calib_seqlen < 2 ||
+              std::ssize(ids) / options.calib_seqlen >= options.calib_windows,
+          "{}: expected {} windows of {} tokens, found {} tokens, BOS included",
+          fmt::join(options.calib, ", "), options.calib_windows, options.calib_seqlen, ids.size());
   const CalibrationSource source =
       PlanCalibration(model, ids, options.calib_windows, options.calib_seqlen,
                       fisher ? std::min(options.fisher_windows, options.calib_windows) : 0);
+  Require(!NeedsFisher(compress) || source.fisher_windows > 0,
+          "fisher-windows: expected 1 or more for --search {}, found 0", options.search);
   if (have_file) return LoadStats(options.stats, source, model.config());
   return FreshStats(options, model, exec, ids, source);
 }
 
-std::string CalibrationLine(const Options& options, const CalibrationSource& source) {
+std::string CalibrationLine(const CalibrationStats& stats) {
+  const CalibrationSource& source = stats.source;
   if (source.windows == 0) return "none";
-  std::string files;
-  for (const std::string& file : options.calib) {
-    files += (files.empty() ? "" : ", ") + std::filesystem::path(file).filename().string();
-  }
   return fmt::format("{} windows of {} tokens{}{}, the first {} for Fisher (text {})",
-                     source.windows, source.seqlen, files.empty() ? "" : " of ", files,
+                     source.windows, source.seqlen, stats.files.empty() ? "" : " of ", stats.files,
                      source.fisher_windows, source.text);
 }
 
@@ -108,12 +121,22 @@ Figures CacheFigures(const ModelConfig& config) {
           {"bits per element", fmt::format("{:.3f}", layout.bits_per_element())}};
 }
 
+// The text of --measure; empty when there is none. Throws Error when it is shorter than a window.
+std::vector<TokenId> MeasureIds(const Options& options, const Model& model) {
+  if (options.measure.empty()) return {};
+  auto ids = EncodeFile(*RequireTokenizer(model), options.measure);
+  Require(options.measure_seqlen >= 2, "measure-seqlen: expected 2 or more, found {}",
+          options.measure_seqlen);
+  Require(CountWindows(std::ssize(ids), options.measure_seqlen) > 0,
+          "{}: expected at least one window of {} tokens, found {}, BOS included", options.measure,
+          options.measure_seqlen, ids.size());
+  return ids;
+}
+
 double MeasurePerplexity(const Options& options, const Model& model, const Exec& exec,
-                         const std::string& label) {
-  const auto ids = EncodeFile(*RequireTokenizer(model), options.measure);
+                         std::span<const TokenId> ids, const std::string& label) {
   Scorer scorer(model, exec);
-  Progress progress("perplexity, " + label,
-                    CountWindows(static_cast<int64_t>(ids.size()), options.measure_seqlen),
+  Progress progress("perplexity, " + label, CountWindows(std::ssize(ids), options.measure_seqlen),
                     "windows");
   return Perplexity(scorer, ids, options.measure_seqlen, [&] { progress.Tick(); }).perplexity;
 }
@@ -122,7 +145,18 @@ void Run(const Options& options) {
   Session session(options.common);
   const Model model = Model::Load(options.model);
   const CompressOptions compress = Resolve(options, model.config());
-  StagedDirectory staged(options.out, options.force);  // refuses an existing OUT before the work
+  // What can be refused is refused before the work.
+  CheckOptions(model, compress);
+  std::vector<std::filesystem::path> inputs{options.model, options.stats, options.measure};
+  inputs.insert(inputs.end(), options.calib.begin(), options.calib.end());
+  CheckOutput(options.out, options.force, inputs);
+  if (!options.stats.empty()) {
+    const auto folder = std::filesystem::absolute(options.stats).parent_path();
+    Require(std::filesystem::is_directory(folder), "{}: no such directory to create {} in",
+            folder.string(), Name(options.stats));
+  }
+  const std::vector<TokenId> measured = MeasureIds(options, model);
+  StagedDirectory staged(options.out, options.force);
   const CalibrationStats stats = ObtainStats(options, compress, model, session.exec());
 
   CompressionResult result;
@@ -130,9 +164,9 @@ void Run(const Options& options) {
     Progress progress("decompose", model.config().num_layers, "layers");
     result = Compress(model, stats, compress, [&] { progress.Tick(); });
   }
-  const std::string name = std::filesystem::absolute(options.model).lexically_normal().filename();
+  const std::string name = Name(options.model);
   result.compression.source_model = name;
-  result.compression.calibration = CalibrationLine(options, stats.source);
+  result.compression.calibration = CalibrationLine(stats);
   if (result.repaired_layers > 0) {
     Warn("{} layers had a Gram matrix that is not positive definite; repaired",
          result.repaired_layers);
@@ -147,8 +181,8 @@ void Run(const Options& options) {
                        staged.path());
   if (!options.measure.empty()) {
     const Model compressed = Model::Load(staged.path());
-    const double before = MeasurePerplexity(options, model, session.exec(), "dense");
-    const double after = MeasurePerplexity(options, compressed, session.exec(), "compressed");
+    const double before = MeasurePerplexity(options, model, session.exec(), measured, "dense");
+    const double after = MeasurePerplexity(options, compressed, session.exec(), measured, "compressed");
     const std::string text = std::filesystem::path(options.measure).filename();
     figures.emplace_back(fmt::format("perplexity on {} at {}, dense", text, options.measure_seqlen),
                          fmt::format("{:.4f}", before));

@@ -15,6 +15,7 @@ struct Options {
 
 void Run(const Options& options) {
   Session session(options.common);
+  CheckOutput(options.out, options.force, {options.model});
   StagedDirectory staged(options.out, options.force);
   std::optional<DType> dtype;
   if (options.dtype == "f32") dtype = DType::kF32;

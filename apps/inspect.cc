@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include "base/log.h"
 #include "common.h"
 #include "runtime/cache_layout.h"
 
@@ -118,6 +119,7 @@ void PrintText(const Json& json) {
 }
 
 void Run(const Options& options) {
+  SetQuiet(options.common.quiet);
   const Model model = Model::Load(options.model);
   const CacheLayout layout(model.config(), CacheDType({.dtype = options.cache_type}));
   const Json json = Describe(model, layout);

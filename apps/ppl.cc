@@ -1,5 +1,6 @@
 #include <fmt/format.h>
 
+#include "base/error.h"
 #include "base/progress.h"
 #include "common.h"
 #include "eval/perplexity.h"
@@ -19,13 +20,15 @@ void Run(const Options& options) {
   Session session(options.common);
   const Model model = Model::Load(options.model);
   const auto ids = EncodeFile(*RequireTokenizer(model), options.text);
+  const int64_t windows = CountWindows(std::ssize(ids), options.seqlen);
+  Require(windows > 0, "{}: expected at least one window of {} tokens, found {}, BOS included",
+          options.text, options.seqlen, ids.size());
   Scorer scorer(model, session.exec(),
                 {.cache_dtype = CacheDType(options.cache),
                  .transformer = MakeTransformerOptions(options.cache)});
   PerplexityResult result;
   {
-    Progress progress("perplexity", CountWindows(static_cast<int64_t>(ids.size()), options.seqlen),
-                      "windows");
+    Progress progress("perplexity", windows, "windows");
     result = Perplexity(scorer, ids, options.seqlen, [&] { progress.Tick(); });
   }
   if (options.json) {

@@ -26,7 +26,7 @@ std::vector<TokenId> ParseIds(const std::string& path, int64_t vocab_size) {
   const char* const end = p + text.size();
   for (;;) {
     while (p < end && std::isspace(static_cast<unsigned char>(*p))) ++p;
-    if (p == end) return ids;
+    if (p == end) break;
     const char* word_end = std::find_if(
         p, end, [](char c) { return std::isspace(static_cast<unsigned char>(c)) != 0; });
     TokenId id = -1;
@@ -37,6 +37,8 @@ std::vector<TokenId> ParseIds(const std::string& path, int64_t vocab_size) {
     ids.push_back(id);
     p = word_end;
   }
+  Require(!ids.empty(), "{}: expected token ids, found none", path);
+  return ids;
 }
 
 void Run(const Options& options) {

@@ -81,14 +81,15 @@ CalibrationStats Calibrate(const Model& model, std::span<const TokenId> ids,
   CalibrationGraph<float> graph(config, model.weights(),
                                 InverseFrequencies(config.rope, config.head_dim), exec.pool);
   const auto on_input = [&](int64_t layer, MatrixView<const float> x) {
+    ThrowIfCancelled();  // a window of a large model takes minutes
     SyrkAccumulate(x, stats.grams[static_cast<size_t>(layer)]);
   };
   const auto on_gradient = [&](int64_t layer, const KvGradients<float>& gradients) {
+    ThrowIfCancelled();
     k[static_cast<size_t>(layer)].Add(exec, gradients.dwk);
     v[static_cast<size_t>(layer)].Add(exec, gradients.dwv);
   };
   for (int64_t w = 0; w < source.windows; ++w) {
-    ThrowIfCancelled();
     const auto window =
         ids.subspan(static_cast<size_t>(w * source.seqlen), static_cast<size_t>(source.seqlen));
     if (w < source.fisher_windows) {

@@ -17,7 +17,7 @@ CalibrationSource PlanCalibration(const Model& model, std::span<const TokenId> i
 
 // `ids` and `source` as given to and by PlanCalibration. Gram matrices are summed in float64;
 // Fisher is the root of the mean over windows of the squared gradient, averaged over a head's rows.
-// on_window is called after each window; a pending cancellation is thrown between windows.
+// on_window is called after each window; a pending cancellation is thrown between layers.
 CalibrationStats Calibrate(const Model& model, std::span<const TokenId> ids,
                            const CalibrationSource& source, const Exec& exec,
                            const std::function<void()>& on_window = {});

@@ -66,6 +66,14 @@ bool NeedsFisher(const CompressOptions& options) {
   return options.ranks.search != RankSearch::kUniform;
 }
 
+void CheckOptions(const Model& model, const CompressOptions& options) {
+  Require(!model.config().compression,
+          "{}: this model is compressed already; compress the dense one", model.path().string());
+  RankSearchOptions ranks = options.ranks;
+  ranks.search = RankSearch::kUniform;  // which needs no statistics
+  SearchRanks(model.config(), ranks, {});
+}
+
 CompressionResult Compress(const Model& model, const CalibrationStats& stats,
                            const CompressOptions& options, const std::function<void()>& on_layer) {
   std::vector<LayerRanks> ranks = SearchRanks(model.config(), options.ranks, stats.fisher);
@@ -76,9 +84,11 @@ CompressionResult Compress(const Model& model, const CalibrationStats& stats,
 CompressionResult CompressWithRanks(const Model& model, const CalibrationStats& stats,
                                     const CompressOptions& options, std::vector<LayerRanks> table,
                                     const std::function<void()>& on_layer) {
+  CheckOptions(model, options);
   const ModelConfig& config = model.config();
-  Require(!config.compression, "{}: this model is compressed already; compress the dense one",
-          model.path().string());
+  Require(!NeedsGrams(options) || std::ssize(stats.grams) == config.num_layers,
+          "whitening: expected Gram matrices of {} layers, found {}", config.num_layers,
+          stats.grams.size());
   CompressionResult result;
   result.compression.group_size = options.ranks.group_size;
   result.compression.ratio = options.ranks.ratio;
@@ -97,7 +107,7 @@ CompressionResult CompressWithRanks(const Model& model, const CalibrationStats& 
     Matrix<double> whitening;
     if (NeedsGrams(options) && (ranks.k.factored() || ranks.v.factored())) {
       bool repaired = false;
-      whitening = WhiteningFactor(stats.grams.at(i), &repaired);
+      whitening = WhiteningFactor(stats.grams[i], &repaired);
       result.repaired_layers += repaired;
     }
     const auto factor = [&](const TensorView& weight, const ProjectionRanks& projection,

@@ -22,6 +22,10 @@ struct CompressOptions {
 bool NeedsGrams(const CompressOptions& options);
 bool NeedsFisher(const CompressOptions& options);
 
+// Throws Error for options out of range or a model that is compressed already: what can be told
+// before any calibration.
+void CheckOptions(const Model& model, const CompressOptions& options);
+
 struct CompressionResult {
   KvCompression compression;          // source_model and calibration are the caller's to fill
   std::vector<LayerFactors> factors;  // per layer; empty where a projection stays dense
@@ -34,8 +38,8 @@ struct CompressionResult {
 };
 
 // Searches ranks and factors every projection that does not keep its full width. `stats` may lack
-// what the options do not need. Throws Error for options out of range, a model that is compressed
-// already, or factors that overflow their dtype.
+// what the options do not need. Throws Error as CheckOptions does, for statistics that are missing or not
+// finite, and for factors that overflow their dtype.
 CompressionResult Compress(const Model& model, const CalibrationStats& stats,
                            const CompressOptions& options,
                            const std::function<void()>& on_layer = {});

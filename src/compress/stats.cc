@@ -123,7 +123,8 @@ void SaveStats(const std::filesystem::path& path, const CalibrationStats& stats)
                     {"text", s.text},
                     {"windows", fmt::to_string(s.windows)},
                     {"seqlen", fmt::to_string(s.seqlen)},
-                    {"fisher_windows", fmt::to_string(s.fisher_windows)}});
+                    {"fisher_windows", fmt::to_string(s.fisher_windows)},
+                    {"files", stats.files}});
   std::error_code error;
   std::filesystem::rename(temporary, path, error);
   if (error) {
@@ -176,6 +177,8 @@ CalibrationStats LoadStats(const std::filesystem::path& path, const CalibrationS
   CalibrationStats stats;
   stats.source = expected;
   const TensorStore store = TensorStore::OpenFile(path);
+  const auto files = store.metadata().find("files");
+  if (files != store.metadata().end()) stats.files = files->second;
   for (int64_t l = 0; l < config.num_layers; ++l) {
     const auto i = static_cast<size_t>(l);
     const int64_t n = config.hidden_size;

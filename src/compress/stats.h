@@ -28,6 +28,7 @@ struct CalibrationStats {
   CalibrationSource source;
   std::vector<Matrix<double>> grams;  // per layer, sum of x x^T, lower triangle [hidden, hidden]
   std::vector<LayerFisher> fisher;    // per layer; empty when not computed
+  std::string files;                  // names of the texts, for people; may be empty
 };
 
 // Hash over configuration, tensor names, shapes and samples of their contents.

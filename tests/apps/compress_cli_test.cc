@@ -1,0 +1,221 @@
+// Compress, and then everything that can be done with the result.
+#include <cmath>
+
+#include "apps/run.h"
+#include "golden.h"
+#include "model/tensor_names.h"
+#include "runtime/cache_layout.h"
+
+namespace palu {
+namespace {
+
+using nlohmann::json;
+using nlohmann::ordered_json;
+using testing::Args;
+using testing::Contents;
+using testing::Listing;
+using testing::Ok;
+using testing::OkJson;
+using testing::RunPalu;
+using testing::TempDir;
+using testing::Wiki;
+
+// One compression of the demo model with little text, shared by the tests.
+class CliCompress : public ::testing::Test {
+ protected:
+  static void SetUpTestSuite() {
+    dir_ = new TempDir;
+    text_ = new std::string(testing::WriteText(*dir_ / "calib.txt", 6000));
+    Ok(Compress("model", {"--calib", *text_, "--calib-windows", "2", "--calib-seqlen", "256",
+                          "--fisher-windows", "1", "--stats", Path("stats")}));
+  }
+  static void TearDownTestSuite() {
+    delete dir_;
+    delete text_;
+  }
+
+  static std::string Path(const std::string& name) { return *dir_ / name; }
+
+  static Args Compress(const std::string& out, const Args& more) {
+    Args args{"compress", Wiki(), Path(out)};
+    args.insert(args.end(), more.begin(), more.end());
+    return args;
+  }
+
+  static json Config(const std::string& name) {
+    return json::parse(testing::ReadAll(Path(name + "/config.json")));
+  }
+
+  static inline TempDir* dir_ = nullptr;
+  static inline std::string* text_ = nullptr;
+};
+
+TEST_F(CliCompress, InspectCountsEveryByte) {
+  const json result = OkJson({"inspect", Path("model")});
+  EXPECT_EQ(result["compressed"], true);
+  EXPECT_EQ(result["group_size"], 4);
+  EXPECT_EQ(result["target_ratio"], 0.5);
+  EXPECT_EQ(result["search"], "fisher_uniform");
+  EXPECT_EQ(result["decompose"], "whiten");
+  int64_t numbers = 0;
+  const json ranks = Config("model")["kv_compression"]["ranks"];
+  for (const json& layer : result["projections"]) {
+    for (const char* side : {"k", "v"}) {
+      const json& projection = layer[side];
+      numbers += projection["width"].get<int64_t>();
+      const auto l = layer["layer"].get<int64_t>();
+      const std::string name = *side == 'k' ? names::KProj(l) : names::VProj(l);
+      if (projection["form"] == "dense") {
+        EXPECT_FALSE(ranks.contains(name));
+      } else {
+        EXPECT_EQ(projection["ranks"], ranks[name]);
+        EXPECT_EQ(projection["groups"], 1);
+      }
+    }
+  }
+  const json& kv = result["kv_cache"];
+  EXPECT_EQ(kv["bytes_per_token"], 2 * numbers);
+  EXPECT_DOUBLE_EQ(kv["ratio"].get<double>(), static_cast<double>(numbers) / (2 * 6 * 4 * 64));
+  EXPECT_NEAR(kv["ratio"].get<double>(), 0.5, 0.05);
+  const std::string text = Ok({"inspect", Path("model")}).out;
+  EXPECT_NE(text.find("group size 4, target ratio 0.5"), text.npos) << text;
+}
+
+TEST_F(CliCompress, TheResultRuns) {
+  const json generated = OkJson(
+      {"generate", Path("model"), "--prompt", "The history of the city", "--max-tokens", "100"});
+  const auto stored =
+      static_cast<int64_t>(generated["prompt_ids"].size() + generated["ids"].size()) - 1;
+  const json kv = OkJson({"inspect", Path("model")})["kv_cache"];
+  EXPECT_EQ(generated["kv_bytes"], BlocksFor(stored) * kv["block_bytes"].get<int64_t>());
+  const Args ppl{"ppl", "", "--text", *text_, "--seqlen", "256"};
+  const auto perplexity = [&](const std::string& model) {
+    Args args = ppl;
+    args[1] = model;
+    return OkJson(args)["perplexity"].get<double>();
+  };
+  const double dense = perplexity(Wiki()), compressed = perplexity(Path("model"));
+  EXPECT_GT(compressed, dense);
+  EXPECT_LT(compressed, 1.5 * dense);
+}
+
+// Both models compute in float32 from the same numbers in another order. A layer has about ten
+// products in a row, each with a relative error of sqrt(hidden) * 2^-24; logits stay below 32.
+TEST_F(CliCompress, ExportDenseScoresTheSame) {
+  Ok({"export-dense", Path("model"), Path("dense"), "--dtype", "f32"});
+  EXPECT_FALSE(Config("dense").contains("kv_compression"));
+  EXPECT_EQ(OkJson({"inspect", Path("dense")})["compressed"], false);
+  const double tolerance = 6 * 10 * std::sqrt(256.0) * 0x1p-24 * 32;
+  const auto score = [](const std::string& model) {
+    return OkJson({"score", model, "--cache-type", "f32", "--text",
+                   "The city is the capital of the province and has a population of"})["logprobs"];
+  };
+  const json expected = score(Path("model")), found = score(Path("dense"));
+  ASSERT_EQ(expected.size(), found.size());
+  for (size_t i = 0; i < expected.size(); ++i) {
+    EXPECT_NEAR(expected[i].get<double>(), found[i].get<double>(), tolerance) << i;
+  }
+}
+
+TEST_F(CliCompress, StatsMakeTheSameModelWithoutTheText) {
+  Ok(Compress("again", {"--stats", Path("stats")}));
+  EXPECT_TRUE(Contents(Path("again")) == Contents(Path("model")));
+  const testing::RunResult other =
+      Ok(Compress("other", {"--stats", Path("stats"), "--ratio", "0.3", "--group-size", "1",
+                            "--search", "fisher", "--rank-multiple", "8"}));
+  EXPECT_EQ(other.err.find("calibrate"), other.err.npos) << other.err;
+  EXPECT_EQ(Config("other")["kv_compression"]["ratio"], 0.3);
+  EXPECT_EQ(Config("other")["kv_compression"]["ranks"][names::KProj(0)].size(), 4u);
+  EXPECT_NEAR(OkJson({"inspect", Path("other")})["kv_cache"]["ratio"].get<double>(), 0.3, 0.03);
+}
+
+TEST_F(CliCompress, StatsOfOtherTextAreRefused) {
+  const testing::RunResult result = RunPalu(
+      Compress("refused", {"--stats", Path("stats"), "--calib", *text_, "--calib-windows", "3",
+                           "--calib-seqlen", "256", "--fisher-windows", "1"}));
+  EXPECT_EQ(result.status, 1);
+  EXPECT_NE(result.err.find("statistics of another number of windows: expected 3, found 2"),
+            result.err.npos)
+      << result.err;
+}
+
+TEST_F(CliCompress, ForceReplacesAndFailureKeeps) {
+  Ok(Compress("forced", {"--stats", Path("stats")}));
+  const auto before = Contents(Path("forced"));
+  const auto names = Listing(dir_->path());
+  const Args smaller = {"--stats", Path("stats"), "--ratio", "0.25"};
+
+  const testing::RunResult refused = RunPalu(Compress("forced", smaller));
+  EXPECT_EQ(refused.status, 1);
+  EXPECT_NE(refused.err.find("forced: exists; use --force to replace it"), refused.err.npos);
+
+  Args force = Compress("forced", smaller);
+  force.push_back("--force");
+  const testing::RunResult failed = RunPalu(force, {.max_file_bytes = 1 << 20});
+  EXPECT_EQ(failed.status, 1) << failed.err;
+  EXPECT_NE(failed.err.find("model.safetensors: cannot write"), failed.err.npos) << failed.err;
+  EXPECT_TRUE(Contents(Path("forced")) == before);
+  EXPECT_EQ(Listing(dir_->path()), names);
+
+  Ok(force);
+  EXPECT_EQ(Config("forced")["kv_compression"]["ratio"], 0.25);
+  EXPECT_EQ(Listing(dir_->path()), names);
+}
+
+TEST_F(CliCompress, MeasureWritesTheModelCard) {
+  Ok(Compress("measured", {"--stats", Path("stats"), "--measure", *text_, "--measure-seqlen",
+                           "256", "--quiet"}));
+  const std::string card = testing::ReadAll(Path("measured/README.md"));
+  EXPECT_NE(card.find("perplexity on calib.txt at 256, compressed"), card.npos) << card;
+}
+
+// Our compressed Qwen2 as the published code would have left it: other names in config.json, and
+// each group's bias beside its up-projection.
+void MakePublished(const std::filesystem::path& ours, const std::filesystem::path& published) {
+  const TensorStore store = TensorStore::OpenDirectory(ours);
+  auto config = ordered_json::parse(testing::ReadAll(ours / "config.json"));
+  const json section = config["kv_compression"];
+  config.erase("kv_compression");
+  config["model_type"] = "paluqwen2";
+  config["architectures"] = {"PaluQwen2ForCausalLM"};
+  config["head_wise_ranks"] = section["ranks"];
+  config["original_model_name_or_path"] = "Qwen/Qwen2";
+  std::set<std::string> moved;
+  std::vector<NamedTensor> tensors;
+  for (const auto& [module, ranks] : section["ranks"].items()) {
+    const TensorView& bias = *store.Find(names::Bias(module));
+    const auto groups = static_cast<int64_t>(ranks.size());
+    for (int64_t g = 0; g < groups; ++g) {
+      const int64_t rows = bias.rows() / groups;
+      tensors.push_back({names::UBias(module, g), bias.Rows(g * rows, rows)});
+    }
+    moved.insert(names::Bias(module));
+  }
+  for (const auto& [name, view] : store.tensors()) {
+    if (!moved.contains(name)) tensors.push_back({name, view});
+  }
+  std::filesystem::create_directory(published);
+  WriteShardedSafetensors(published, tensors, {});
+  std::ofstream(published / "config.json") << config.dump(2);
+}
+
+TEST(CliPublished, RunsAsOurs) {
+  TempDir dir;
+  const std::string ours = dir / "ours", published = dir / "published", dense = dir / "dense";
+  Ok({"compress", testing::Repo("tests/data/models/family-qwen2"), ours, "--search", "uniform",
+      "--decompose", "svd", "--group-size", "2", "--rank-multiple", "8", "--ratio", "0.75"});
+  MakePublished(ours, published);
+  const std::string ids =
+      testing::WriteIds(dir / "ids", testing::Golden("golden_families.json")["qwen2"]["ids"]);
+  const json expected = OkJson({"score", ours, "--ids", ids});
+  EXPECT_EQ(OkJson({"score", published, "--ids", ids}), expected);
+  json theirs = OkJson({"inspect", published}), own = OkJson({"inspect", ours});
+  EXPECT_EQ(theirs["projections"], own["projections"]);
+  EXPECT_EQ(theirs["kv_cache"], own["kv_cache"]);
+  EXPECT_EQ(theirs["family"], "qwen2");
+  Ok({"export-dense", published, dense});
+  EXPECT_EQ(OkJson({"inspect", dense})["compressed"], false);
+}
+
+}  // namespace
+}  // namespace palu
