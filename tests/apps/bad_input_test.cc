@@ -399,7 +399,7 @@ TEST_P(BadInput, OneSentenceAndNothingLeft) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Cases, BadInput, ::testing::ValuesIn(Cases()),
-                         [](const auto& info) { return std::string(info.param.name); });
+                         [](const auto& test) { return std::string(test.param.name); });
 
 // Root reads everything, so this needs an ordinary user.
 TEST(BadInputFiles, UnreadableFile) {

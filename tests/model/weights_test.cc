@@ -74,8 +74,8 @@ TEST_P(WeightTableOf, CoversTheCompressedForm) {
 INSTANTIATE_TEST_SUITE_P(Families, WeightTableOf,
                          ::testing::Values("stories260k", "family-llama31", "family-mistral",
                                            "family-qwen2", "family-qwen3"),
-                         [](const auto& info) {
-                           std::string name = info.param;
+                         [](const auto& test) {
+                           std::string name = test.param;
                            std::replace(name.begin(), name.end(), '-', '_');
                            return name;
                          });
