@@ -46,6 +46,10 @@ int Main(int argc, char** argv) {
     fmt::print(stderr, "{}", app.help());
     return 1;
   }
+  const std::string command = argv[1];
+  const auto same_name = [&](const CLI::App* known) { return known->get_name() == command; };
+  Require(command.starts_with('-') || !app.get_subcommands(same_name).empty(),
+          "{}: no such command; see palu --help", command);
   try {
     app.parse(argc, argv);
     Require(std::fflush(stdout) == 0 && !std::ferror(stdout), "stdout: cannot be written");

@@ -68,6 +68,8 @@ struct BadCase {
   RunOptions options = {};
 };
 
+void PrintTo(const BadCase& bad, std::ostream* out) { *out << bad.name; }
+
 const std::vector<BadCase>& Cases() {
   static const std::string stories = Fixture("stories260k");
   static const std::string qwen = Fixture("family-qwen2");
@@ -248,7 +250,11 @@ const std::vector<BadCase>& Cases() {
        {"--text", "--ids", "see palu score --help"}},
       // Compression.
       {"GroupSizeDoesNotDivide",
-       [](const Path& dir) { return Compress(dir, {"--group-size", "3"}); },
+       [](const Path& dir) {
+         Args args = Compress(dir);
+         *(std::find(args.begin(), args.end(), "--group-size") + 1) = "3";
+         return args;
+       },
        {"group size of 3 does not divide the model's 4 KV heads"}},
       {"RatioZero", [](const Path& dir) { return Compress(dir, {"--ratio", "0"}); },
        {"ratio must be above 0 and at most 1, found 0"}},
@@ -276,7 +282,7 @@ const std::vector<BadCase>& Cases() {
          return {"compress", stories, dir / "OUT", "--stats",
                  Fixture("stories260k") / "model.safetensors"};
        },
-       {"model.safetensors: not a statistics file of this program"}},
+       {"model.safetensors: metadata field format: expected palu-stats, found 'pt'"}},
       {"StatsFolderIsMissing",
        [](const Path& dir) -> Args {
          return {"compress", stories, dir / "OUT", "--stats", dir / "none" / "stats", "--calib",
