@@ -56,6 +56,7 @@ std::vector<TokenId> EncodeFile(const Tokenizer& tokenizer, const std::filesyste
 void PrintJson(const nlohmann::ordered_json& json);
 
 // Sub-commands register themselves; the returned callbacks run after parsing.
+void AddBench(CLI::App& app);
 void AddCompress(CLI::App& app);
 void AddExportDense(CLI::App& app);
 void AddGenerate(CLI::App& app);

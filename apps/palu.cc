@@ -21,6 +21,7 @@ int main(int argc, char** argv) {
   cli::AddGenerate(app);
   cli::AddInspect(app);
   cli::AddExportDense(app);
+  cli::AddBench(app);
   InstallCancelHandlers();
   try {
     app.parse(argc, argv);
