@@ -63,6 +63,7 @@ void CheckOutput(const std::filesystem::path& out, bool force,
 void PrintJson(const nlohmann::ordered_json& json);
 
 // Sub-commands register themselves; the returned callbacks run after parsing.
+void AddBench(CLI::App& app);
 void AddCompress(CLI::App& app);
 void AddDevices(CLI::App& app);
 void AddExportDense(CLI::App& app);

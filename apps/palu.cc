@@ -40,6 +40,7 @@ int Main(int argc, char** argv) {
   AddScore(app);
   AddGenerate(app);
   AddInspect(app);
+  AddBench(app);
   AddExportDense(app);
   AddDevices(app);
   if (argc < 2) {

@@ -8,12 +8,8 @@ namespace palu::bench {
 // The threads that benchmarks run on: all CPUs of this process.
 ThreadPool& Pool();
 
-// Bytes per second that Pool() reads from memory: each thread sums its own part of a buffer far
-// larger than any cache.
+// Of Pool(), as eval/bench/machine.h measures them.
 double ReadBandwidth();
-
-// Multiply-adds count two: operations per second of the library's float GEMM [512, 512, 512] on
-// every thread of Pool() at once.
 double GemmFlops();
 
 }  // namespace palu::bench

@@ -1,10 +1,8 @@
 #include "model/weights.h"
 
-#include <algorithm>
 #include <map>
 
 #include "base/error.h"
-#include "base/rng.h"
 #include "model/hf_config.h"
 #include "model/tensor_names.h"
 #include "ops/convert.h"
@@ -154,34 +152,6 @@ void Model::BindPublishedBias(const std::string& projection, ProjectionWeights& 
   }
   weights.bias = joined.View();
   owned_.push_back(std::move(joined));
-}
-
-Model Model::Random(const ModelConfig& config, DType dtype, uint64_t seed) {
-  Model model;
-  model.path_ = "(random weights)";
-  model.config_ = config;
-  uint64_t stream = 0;
-  std::vector<float> row;
-  const std::vector<WeightSlot> table = WeightTable(config, *model.weights_);
-  for (const WeightSlot& slot : table) {
-    OwnedTensor tensor(dtype, slot.shape);
-    const bool norm = slot.weight_class == WeightClass::kNorm;
-    const int64_t cols = slot.shape.back();
-    row.resize(static_cast<size_t>(cols));
-    Rng rng(seed, stream++);
-    const int64_t rows = NumElements(slot.shape) / std::max<int64_t>(cols, 1);
-    for (int64_t r = 0; r < rows; ++r) {
-      rng.FillUniform(row, -0.0346f, 0.0346f);  // standard deviation 0.02
-      if (norm) std::fill(row.begin(), row.end(), 1.0f);
-      FromFloat(row.data(), cols, dtype,
-                tensor.data() + r * cols * static_cast<int64_t>(SizeOf(dtype)));
-    }
-    *slot.view = tensor.View();
-    model.owned_.push_back(std::move(tensor));
-  }
-  model.RememberViews(table);
-  if (config.tied_embeddings) model.weights_->lm_head = model.weights_->embedding;
-  return model;
 }
 
 std::vector<std::pair<WeightClass, int64_t>> Model::BytesByClass() const {

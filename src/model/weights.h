@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/thread_pool.h"
 #include "io/safetensors.h"
 #include "model/config.h"
 #include "tensor/tensor.h"
@@ -66,8 +67,15 @@ class Model {
   static Model Load(const std::filesystem::path& directory);
 
   // Uniformly distributed weights (standard deviation 0.02, norms 1) in `dtype`, the same for the
-  // same seed. For tests and for timing real shapes without a download.
-  static Model Random(const ModelConfig& config, DType dtype, uint64_t seed);
+  // same seed on any number of threads; without a pool on the calling one. For tests and for timing
+  // real shapes without a download.
+  static Model Random(const ModelConfig& config, DType dtype, uint64_t seed,
+                      ThreadPool* pool = nullptr);
+
+  // `dense` with random factors where `compression` has ranks, in the dense projections' type.
+  // Every other tensor is a view into `dense`, which must outlive the result.
+  static Model RandomCompressed(const Model& dense, const KvCompression& compression,
+                                uint64_t seed, ThreadPool* pool = nullptr);
 
   const ModelConfig& config() const { return config_; }
   const ModelWeights& weights() const { return *weights_; }
@@ -84,6 +92,9 @@ class Model {
   // Joins the bias that the published Palu code keeps in one part per group.
   void BindPublishedBias(const std::string& projection, ProjectionWeights& weights);
   void RememberViews(const std::vector<WeightSlot>& table);
+  // Allocates, fills and binds one tensor; `stream` tells the tensors of a seed apart.
+  void BindRandom(const WeightSlot& slot, DType dtype, uint64_t seed, uint64_t stream,
+                  ThreadPool* pool);
 
   std::filesystem::path path_;
   ModelConfig config_;

@@ -27,6 +27,7 @@ class CacheLayout {
   DType dtype() const { return dtype_; }
   int64_t block_bytes() const { return block_bytes_; }
   double bytes_per_token() const { return static_cast<double>(block_bytes_) / kBlockTokens; }
+  int64_t num_layers() const { return static_cast<int64_t>(layers_.size()); }
   const LayerCacheLayout& layer(int64_t l) const { return layers_[static_cast<size_t>(l)]; }
 
   // Stored bits over the 2 * layers * n_kv * d numbers of a token's keys and values

@@ -1,11 +1,11 @@
 // The saving that the system sees: resident memory with 100,000 cached tokens.
 #include <unistd.h>
 
-#include <cstring>
 #include <fstream>
 
 #include "compressed_models.h"
 #include "model/hf_config.h"
+#include "runtime/fill_cache.h"
 #include "runtime/transformer.h"
 
 namespace palu {
@@ -19,25 +19,6 @@ int64_t ResidentBytes() {
   return resident * ::sysconf(_SC_PAGESIZE);
 }
 
-// Fills a sequence's pages as a long prompt would, without the quadratic time of a real one.
-void FillSequence(const KvCache& cache, const ModelConfig& config, CachedSequence& sequence,
-                  int64_t tokens) {
-  sequence.Reserve(tokens);
-  Rng rng(3);
-  for (int64_t l = 0; l < config.num_layers; ++l) {
-    for (const CachedPages* pages : {&cache.layout().layer(l).k, &cache.layout().layer(l).v}) {
-      for (const CachedPages::Page& page : pages->pages) {
-        for (int64_t t = 0; t < tokens; ++t) {
-          auto* row = reinterpret_cast<Half*>(sequence.table().Row(*pages, page, t));
-          const Half value = ToHalf(static_cast<float>(rng.Uniform()) - 0.5f);
-          std::fill_n(row, page.width, value);
-        }
-      }
-    }
-  }
-  sequence.Commit(tokens);
-}
-
 struct Use {
   int64_t resident, pool, expected;
 };
@@ -49,7 +30,7 @@ Use Measure(const Model& model) {
   Transformer transformer(model, cache.layout(), {.pool = pool});
   CachedSequence sequence = cache.NewSequence();
   const int64_t before = ResidentBytes();
-  FillSequence(cache, model.config(), sequence, kTokens - 1);
+  FillRandom(cache.layout(), sequence, kTokens - 1, 3, pool);
   Use use{};
   use.resident = ResidentBytes() - before;
   sequence.Reserve(1);

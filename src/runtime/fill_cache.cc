@@ -1,0 +1,45 @@
+#include "runtime/fill_cache.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "base/cancel.h"
+#include "base/rng.h"
+#include "ops/convert.h"
+
+namespace palu {
+namespace {
+
+// Rows [begin, end) of every page, which lie in one block.
+void FillRows(const CachedPages& pages, const BlockTable& table, int64_t begin, int64_t end,
+              Rng& rng, std::vector<float>& rows) {
+  for (const CachedPages::Page& page : pages.pages) {
+    rows.resize(static_cast<size_t>((end - begin) * page.width));
+    rng.FillUniform(rows, -0.5f, 0.5f);
+    FromFloat(rows.data(), (end - begin) * page.width, pages.dtype, table.Row(pages, page, begin));
+  }
+}
+
+}  // namespace
+
+void FillRandom(const CacheLayout& layout, CachedSequence& sequence, int64_t tokens, uint64_t seed,
+                ThreadPool& pool) {
+  const int64_t begin = sequence.length(), end = begin + tokens;
+  sequence.Reserve(tokens);
+  const int64_t layers = layout.num_layers();
+  const int64_t first_block = begin / kBlockTokens;
+  std::vector<std::vector<float>> scratch(static_cast<size_t>(pool.size()));
+  pool.ParallelFor((BlocksFor(end) - first_block) * layers, [&](int64_t task, int worker) {
+    ThrowIfCancelled();
+    const int64_t block = first_block + task / layers, layer = task % layers;
+    const int64_t from = std::max(begin, block * kBlockTokens);
+    const int64_t to = std::min(end, (block + 1) * kBlockTokens);
+    Rng rng(seed, static_cast<uint64_t>(block * layers + layer));
+    std::vector<float>& rows = scratch[static_cast<size_t>(worker)];
+    FillRows(layout.layer(layer).k, sequence.table(), from, to, rng, rows);
+    FillRows(layout.layer(layer).v, sequence.table(), from, to, rng, rows);
+  });
+  sequence.Commit(tokens);
+}
+
+}  // namespace palu

@@ -1,0 +1,15 @@
+// A cache as after a long prompt, without the quadratic time of one: for benchmarks and tests.
+#pragma once
+
+#include "base/thread_pool.h"
+#include "runtime/kv_cache.h"
+
+namespace palu {
+
+// Appends `tokens` tokens whose latents (or plain keys and values) are uniform in [-0.5, 0.5];
+// `layout` is that of the sequence's cache. The same for the same seed on any number of threads.
+// Throws Error when the cache is full; on any exception nothing has been appended.
+void FillRandom(const CacheLayout& layout, CachedSequence& sequence, int64_t tokens, uint64_t seed,
+                ThreadPool& pool);
+
+}  // namespace palu
