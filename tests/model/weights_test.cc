@@ -4,7 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "compressed_models.h"
-#include "io/hf_config.h"
+#include "model/hf_config.h"
 #include "model/tensor_names.h"
 
 namespace palu {
