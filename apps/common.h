@@ -54,8 +54,8 @@ std::unique_ptr<Tokenizer> RequireTokenizer(const Model& model);
 std::vector<TokenId> EncodeFile(const Tokenizer& tokenizer, const std::filesystem::path& path);
 
 // Throws Error when writing the directory `out` would destroy what is read or is not ours: it is or
-// holds one of `inputs` (empty ones are ignored), or --force would replace something that is neither
-// a model directory nor empty.
+// holds one of `inputs` (empty ones are ignored), or --force would replace something that is
+// neither a model directory nor empty.
 void CheckOutput(const std::filesystem::path& out, bool force,
                  const std::vector<std::filesystem::path>& inputs);
 

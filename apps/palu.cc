@@ -30,8 +30,9 @@ int ReportParseError(const CLI::App& app, const CLI::ParseError& error) {
 }
 
 int Main(int argc, char** argv) {
-  CLI::App app("Makes the KV cache of language models several times smaller by low-rank projection, "
-               "and runs them from it.");
+  CLI::App app(
+      "Makes the KV cache of language models several times smaller by low-rank projection, "
+      "and runs them from it.");
   app.name("palu");
   app.require_subcommand(1);
   app.set_version_flag("--version", PALU_VERSION);
