@@ -28,9 +28,10 @@ void AddCache(CLI::App& app, CacheOptions& options) {
                  "apply U_v inside the output projection: by byte count, always or never")
       ->check(CLI::IsMember({"auto", "on", "off"}))
       ->capture_default_str();
-  app.add_option("--attend", options.attend,
-                 "what prefill attends to within a chunk: keys and values as computed, or as stored "
-                 "in the cache")
+  app.add_option(
+         "--attend", options.attend,
+         "what prefill attends to within a chunk: keys and values as computed, or as stored "
+         "in the cache")
       ->check(CLI::IsMember({"computed", "stored"}))
       ->capture_default_str();
   app.add_option("--rope-angles", options.rope_angles,

@@ -16,7 +16,7 @@
 namespace palu::cli {
 
 struct CommonOptions {
-  int threads = 0;             // 0: one per CPU
+  int threads = 0;  // 0: one per CPU
   bool quiet = false;
   bool deterministic = false;
 };

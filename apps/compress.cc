@@ -84,17 +84,17 @@ CalibrationStats ObtainStats(const Options& options, const CompressOptions& comp
     CalibrationSource source = ReadStatsSource(options.stats);
     source.model = Fingerprint(model);
     Require(!NeedsFisher(compress) || source.fisher_windows > 0,
-            "{}: the statistics have no Fisher information, which --search {} needs",
-            options.stats, options.search);
+            "{}: the statistics have no Fisher information, which --search {} needs", options.stats,
+            options.search);
     return LoadStats(options.stats, source, model.config());
   }
   // A file that is to be reused holds everything.
   const bool fisher = NeedsFisher(compress) || !options.stats.empty();
   const std::vector<TokenId> ids = CalibrationIds(model, options.calib);
-  Require(options.calib_seqlen < 2 ||
-              std::ssize(ids) / options.calib_seqlen >= options.calib_windows,
-          "{}: expected {} windows of {} tokens, found {} tokens, BOS included",
-          fmt::join(options.calib, ", "), options.calib_windows, options.calib_seqlen, ids.size());
+  Require(
+      options.calib_seqlen < 2 || std::ssize(ids) / options.calib_seqlen >= options.calib_windows,
+      "{}: expected {} windows of {} tokens, found {} tokens, BOS included",
+      fmt::join(options.calib, ", "), options.calib_windows, options.calib_seqlen, ids.size());
   const CalibrationSource source =
       PlanCalibration(model, ids, options.calib_windows, options.calib_seqlen,
                       fisher ? std::min(options.fisher_windows, options.calib_windows) : 0);
@@ -182,7 +182,8 @@ void Run(const Options& options) {
   if (!options.measure.empty()) {
     const Model compressed = Model::Load(staged.path());
     const double before = MeasurePerplexity(options, model, session.exec(), measured, "dense");
-    const double after = MeasurePerplexity(options, compressed, session.exec(), measured, "compressed");
+    const double after =
+        MeasurePerplexity(options, compressed, session.exec(), measured, "compressed");
     const std::string text = std::filesystem::path(options.measure).filename();
     figures.emplace_back(fmt::format("perplexity on {} at {}, dense", text, options.measure_seqlen),
                          fmt::format("{:.4f}", before));
@@ -193,9 +194,10 @@ void Run(const Options& options) {
   }
   staged.Commit();
   if (KeptFraction(config, result.compression.layers) == 1.0) {
-    Warn("every projection kept its full width: the KV cache is no smaller (a rank multiple of {} "
-         "against groups of {}); try a smaller --rank-multiple or --ratio",
-         compress.ranks.rank_multiple, compress.ranks.group_size * config.head_dim);
+    Warn(
+        "every projection kept its full width: the KV cache is no smaller (a rank multiple of {} "
+        "against groups of {}); try a smaller --rank-multiple or --ratio",
+        compress.ranks.rank_multiple, compress.ranks.group_size * config.head_dim);
   }
   for (const auto& [label, value] : figures) Info("{}: {}", label, value);
   Info("wrote {}", options.out);
@@ -226,13 +228,15 @@ void AddCompress(CLI::App& app) {
       ->capture_default_str();
   command->add_option("--calib-seqlen", options->calib_seqlen, "tokens per window")
       ->capture_default_str();
-  command->add_option("--fisher-windows", options->fisher_windows,
-                      "of them, windows for the Fisher information")
+  command
+      ->add_option("--fisher-windows", options->fisher_windows,
+                   "of them, windows for the Fisher information")
       ->capture_default_str();
   command->add_option("--stats", options->stats,
                       "calibration statistics: read when the file exists, else written");
-  command->add_option("--factor-type", options->dtype,
-                      "element type of the factors; auto: the projection's own")
+  command
+      ->add_option("--factor-type", options->dtype,
+                   "element type of the factors; auto: the projection's own")
       ->check(CLI::IsMember({"auto", "f32", "f16", "bf16"}))
       ->capture_default_str();
   command->add_option("--measure", options->measure,

@@ -1,8 +1,8 @@
+#include "format/export_dense.h"
 #include "base/error.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "common.h"
-#include "format/export_dense.h"
 
 namespace palu::cli {
 namespace {

@@ -87,8 +87,9 @@ void AddGenerate(CLI::App& app) {
       ->capture_default_str();
   command->add_option("--top-p", options->sampling.top_p, "nucleus sampling")
       ->capture_default_str();
-  command->add_option("--min-p", options->sampling.min_p,
-                      "drop tokens below this share of the likeliest one")
+  command
+      ->add_option("--min-p", options->sampling.min_p,
+                   "drop tokens below this share of the likeliest one")
       ->capture_default_str();
   command->add_option("--seed", options->sampling.seed, "of the sampler")->capture_default_str();
   command->add_option("--max-cache-mib", options->max_cache_mib, "bound of the KV cache; 0: none")

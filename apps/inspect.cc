@@ -34,18 +34,12 @@ double GiB(double bytes) { return bytes / (1 << 30); }
 
 Json Describe(const Model& model, const CacheLayout& layout) {
   const ModelConfig& c = model.config();
-  Json json = {{"model", model.path().string()},
-               {"family", Name(c.family)},
-               {"hidden_size", c.hidden_size},
-               {"intermediate_size", c.intermediate_size},
-               {"layers", c.num_layers},
-               {"heads", c.num_heads},
-               {"kv_heads", c.num_kv_heads},
-               {"head_dim", c.head_dim},
-               {"vocab_size", c.vocab_size},
-               {"max_position", c.max_position},
-               {"rope_theta", c.rope.theta},
-               {"compressed", c.compression.has_value()}};
+  Json json = {{"model", model.path().string()}, {"family", Name(c.family)},
+               {"hidden_size", c.hidden_size},   {"intermediate_size", c.intermediate_size},
+               {"layers", c.num_layers},         {"heads", c.num_heads},
+               {"kv_heads", c.num_kv_heads},     {"head_dim", c.head_dim},
+               {"vocab_size", c.vocab_size},     {"max_position", c.max_position},
+               {"rope_theta", c.rope.theta},     {"compressed", c.compression.has_value()}};
   if (c.compression) {
     json["method"] = c.compression->method;
     json["group_size"] = c.compression->group_size;
@@ -103,11 +97,12 @@ void PrintText(const Json& json) {
     fmt::print("{:>5}  {:<30} {:<30}\n", p["layer"].dump(), RankText(p["k"]), RankText(p["v"]));
   }
   const Json& kv = json["kv_cache"];
-  fmt::print("\nKV cache ({}): {:.1f} bytes per token, {:.1f} dense fp16: ratio {:.4f}, {:.3f} bits "
-             "per element\n",
-             kv["cache_type"].get<std::string>(), kv["bytes_per_token"].get<double>(),
-             kv["bytes_per_token_dense_fp16"].get<double>(), kv["ratio"].get<double>(),
-             kv["bits_per_element"].get<double>());
+  fmt::print(
+      "\nKV cache ({}): {:.1f} bytes per token, {:.1f} dense fp16: ratio {:.4f}, {:.3f} bits "
+      "per element\n",
+      kv["cache_type"].get<std::string>(), kv["bytes_per_token"].get<double>(),
+      kv["bytes_per_token_dense_fp16"].get<double>(), kv["ratio"].get<double>(),
+      kv["bits_per_element"].get<double>());
   for (const auto& [context, gib] : kv["gib"].items()) {
     fmt::print("  {:>4} tokens: {:.4f} GiB, {:.4f} dense fp16\n", context,
                gib["stored"].get<double>(), gib["dense_fp16"].get<double>());

@@ -44,9 +44,9 @@ std::vector<TokenId> ParseIds(const std::string& path, int64_t vocab_size) {
 void Run(const Options& options) {
   Session session(options.common);
   const Model model = Model::Load(options.model);
-  const std::vector<TokenId> ids =
-      options.ids.empty() ? RequireTokenizer(model)->EncodeWithBos(options.text)
-                          : ParseIds(options.ids, model.config().vocab_size);
+  const std::vector<TokenId> ids = options.ids.empty()
+                                       ? RequireTokenizer(model)->EncodeWithBos(options.text)
+                                       : ParseIds(options.ids, model.config().vocab_size);
   Scorer scorer(model, session.exec(),
                 {.cache_dtype = CacheDType(options.cache),
                  .transformer = MakeTransformerOptions(options.cache)});

@@ -9,8 +9,8 @@
 #include <string_view>
 
 #include "base/error.h"
-#include "model/hf_config.h"
 #include "io/safetensors.h"
+#include "model/hf_config.h"
 #include "model/tensor_names.h"
 
 namespace {

@@ -64,5 +64,5 @@ std::string ErrorOf(F&& action) {
 
 }  // namespace palu::testing
 
-#define PALU_SKIP_WITHOUT(path)                                     \
+#define PALU_SKIP_WITHOUT(path) \
   if ((path).empty()) GTEST_SKIP() << "fixture absent: " #path

@@ -22,7 +22,8 @@ inline float ToFloat(Half x) {
   const uint32_t exponent = (x.bits >> 10) & 0x1Fu;
   const uint32_t mantissa = x.bits & 0x3FFu;
   if (exponent == 0x1F) return std::bit_cast<float>(sign | 0x7F800000u | (mantissa << 13));
-  if (exponent != 0) return std::bit_cast<float>(sign | ((exponent + 112) << 23) | (mantissa << 13));
+  if (exponent != 0)
+    return std::bit_cast<float>(sign | ((exponent + 112) << 23) | (mantissa << 13));
   const float magnitude = static_cast<float>(mantissa) * 0x1p-24f;  // subnormal or zero, exact
   return sign ? -magnitude : magnitude;
 }

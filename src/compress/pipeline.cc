@@ -94,8 +94,7 @@ CompressionResult CompressWithRanks(const Model& model, const CalibrationStats& 
   result.compression.ratio = options.ranks.ratio;
   result.compression.rank_multiple = options.ranks.rank_multiple;
   result.compression.search = Name(options.ranks.search);
-  result.compression.decompose =
-      options.decomposition == Decomposition::kWhiten ? "whiten" : "svd";
+  result.compression.decompose = options.decomposition == Decomposition::kWhiten ? "whiten" : "svd";
   result.compression.layers = std::move(table);
   for (int64_t l = 0; l < config.num_layers; ++l) {
     ThrowIfCancelled();

@@ -34,12 +34,12 @@ struct CompressionResult {
     double k = 0, v = 0;
   };
   std::vector<Loss> discarded;
-  int64_t repaired_layers = 0;        // whose Gram matrix was not positive definite
+  int64_t repaired_layers = 0;  // whose Gram matrix was not positive definite
 };
 
 // Searches ranks and factors every projection that does not keep its full width. `stats` may lack
-// what the options do not need. Throws Error as CheckOptions does, for statistics that are missing or not
-// finite, and for factors that overflow their dtype.
+// what the options do not need. Throws Error as CheckOptions does, for statistics that are missing
+// or not finite, and for factors that overflow their dtype.
 CompressionResult Compress(const Model& model, const CalibrationStats& stats,
                            const CompressOptions& options,
                            const std::function<void()>& on_layer = {});

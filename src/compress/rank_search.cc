@@ -131,7 +131,8 @@ std::vector<LayerRanks> SearchRanks(const ModelConfig& model, const RankSearchOp
     const int64_t shares = joint ? groups : 1;
     for (int64_t rank :
          Deal(GroupMeans(fisher, dealt_heads), dealt_heads * model.head_dim, budget)) {
-      exact.insert(exact.end(), shares, static_cast<double>(rank / shares));
+      const int64_t share = rank / shares;  // integer division, as the published search does
+      exact.insert(exact.end(), shares, static_cast<double>(share));
     }
   }
 

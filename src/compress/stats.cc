@@ -68,8 +68,8 @@ std::vector<double> AsVector(const TensorView& view) {
 // Tensors of a stats file are always F64.
 const TensorView& GetDouble(const TensorStore& store, const std::string& name, const Shape& shape) {
   const TensorView& view = store.Get(name, shape);
-  Require(view.dtype == DType::kF64, "{}: tensor {}: expected F64, found {}",
-          store.path().string(), name, Name(view.dtype));
+  Require(view.dtype == DType::kF64, "{}: tensor {}: expected F64, found {}", store.path().string(),
+          name, Name(view.dtype));
   return view;
 }
 

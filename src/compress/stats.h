@@ -15,9 +15,9 @@ namespace palu {
 
 // What the statistics were made from. Two runs with equal sources give the same statistics.
 struct CalibrationSource {
-  std::string model;           // fingerprint of the dense model
-  std::string text;            // fingerprint of the token ids that were used
-  int64_t windows = 0;         // for the Gram matrices
+  std::string model;    // fingerprint of the dense model
+  std::string text;     // fingerprint of the token ids that were used
+  int64_t windows = 0;  // for the Gram matrices
   int64_t seqlen = 0;
   int64_t fisher_windows = 0;  // the first of them, for the Fisher information; 0: none
 

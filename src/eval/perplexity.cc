@@ -21,16 +21,15 @@ PerplexityResult Perplexity(Scorer& scorer, std::span<const TokenId> ids, int64_
   const auto start = std::chrono::steady_clock::now();
   double sum = 0;
   for (int64_t w = 0; w < result.windows; ++w) {
-    const TokenScores scores = scorer.Score(
-        ids.subspan(static_cast<size_t>(w * seqlen), static_cast<size_t>(seqlen)));
+    const TokenScores scores =
+        scorer.Score(ids.subspan(static_cast<size_t>(w * seqlen), static_cast<size_t>(seqlen)));
     sum -= std::accumulate(scores.logprobs.begin(), scores.logprobs.end(), 0.0) /
            static_cast<double>(seqlen - 1);
     if (on_window) on_window();
   }
   result.perplexity = std::exp(sum / static_cast<double>(result.windows));
   result.tokens = result.windows * (seqlen - 1);
-  result.seconds =
-      std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return result;
 }
 

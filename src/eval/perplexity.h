@@ -10,7 +10,7 @@ namespace palu {
 struct PerplexityResult {
   double perplexity = 0;
   int64_t windows = 0;
-  int64_t tokens = 0;   // scored: windows * (seqlen - 1)
+  int64_t tokens = 0;  // scored: windows * (seqlen - 1)
   double seconds = 0;
 };
 

@@ -50,9 +50,8 @@ void Scorer::ForEachLogits(std::span<const TokenId> ids, int64_t first_position,
       const int64_t rows = std::min(slab, count - r);
       logits_.Resize(rows, vocab);
       transformer_.Logits(hidden.RowRange(r, rows), logits_);
-      exec_.pool.ParallelFor(rows, [&](int64_t i, int) {
-        row(begin + r + i, logits_.View().RowSpan(i));
-      });
+      exec_.pool.ParallelFor(
+          rows, [&](int64_t i, int) { row(begin + r + i, logits_.View().RowSpan(i)); });
     }
   }
 }

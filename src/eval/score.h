@@ -11,7 +11,7 @@ namespace palu {
 
 struct ScoreOptions {
   DType cache_dtype = DType::kF16;
-  int64_t chunk_tokens = 2048;   // of one forward pass
+  int64_t chunk_tokens = 2048;  // of one forward pass
   TransformerOptions transformer;
 };
 

@@ -14,7 +14,7 @@ using nlohmann::ordered_json;
 // Keeps the keys' order; ParseJson has the clear errors.
 ordered_json ParseOrdered(std::string_view text, std::string_view where) {
   const nlohmann::json checked = ParseJson(text, where);
-  JsonObject(checked, where);
+  [[maybe_unused]] const JsonObject object(checked, where);  // refuses what is no object
   return ordered_json::parse(text);
 }
 

@@ -7,9 +7,9 @@
 #include "format/config_text.h"
 #include "format/model_files.h"
 #include "format/rounding.h"
-#include "model/hf_config.h"
 #include "io/safetensors.h"
 #include "linalg/gemm.h"
+#include "model/hf_config.h"
 #include "model/tensor_names.h"
 
 namespace palu {

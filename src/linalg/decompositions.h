@@ -18,9 +18,9 @@ bool CholeskyLower(MatrixView<double> a);
 std::vector<double> SymmetricEigenvalues(MatrixView<double> a);
 
 struct Svd {
-  Matrix<double> u;             // [m, min(m, n)]
-  std::vector<double> singular; // descending
-  Matrix<double> vt;            // [min(m, n), n]
+  Matrix<double> u;              // [m, min(m, n)]
+  std::vector<double> singular;  // descending
+  Matrix<double> vt;             // [min(m, n), n]
 };
 
 // Thin singular value decomposition of a [m, n]; `a` is destroyed. Throws Error on non-finite input

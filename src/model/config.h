@@ -33,18 +33,18 @@ struct LayerRanks {
 struct KvCompression {
   std::string method = "palu";
   int version = 1;
-  int64_t group_size = 4;               // KV heads per group
-  double ratio = 1.0;                   // asked for
-  std::string search, decompose;        // as on the command line
+  int64_t group_size = 4;         // KV heads per group
+  double ratio = 1.0;             // asked for
+  std::string search, decompose;  // as on the command line
   int64_t rank_multiple = 32;
-  std::vector<LayerRanks> layers;       // one per layer
-  std::string source_model;             // name or path of the dense model
-  std::string calibration;              // one human-readable line
+  std::vector<LayerRanks> layers;  // one per layer
+  std::string source_model;        // name or path of the dense model
+  std::string calibration;         // one human-readable line
 };
 
 struct ModelConfig {
   Family family = Family::kLlama;
-  std::string model_type;               // as written in the file
+  std::string model_type;  // as written in the file
   int64_t hidden_size = 0;
   int64_t intermediate_size = 0;
   int64_t num_layers = 0;
@@ -56,10 +56,10 @@ struct ModelConfig {
   double rms_norm_eps = 1e-5;
   RopeConfig rope;
   bool tied_embeddings = false;
-  bool qkv_bias = false;                // q, k and v have biases
-  bool o_bias = false;                  // with attention_bias: o has one too
+  bool qkv_bias = false;  // q, k and v have biases
+  bool o_bias = false;    // with attention_bias: o has one too
   bool mlp_bias = false;
-  bool qk_norm = false;                 // RMSNorm over head_dim on q and k before RoPE
+  bool qk_norm = false;  // RMSNorm over head_dim on q and k before RoPE
   std::optional<int32_t> bos_token_id;
   std::vector<int32_t> eos_token_ids;
   std::optional<KvCompression> compression;

@@ -5,8 +5,8 @@
 
 #include "base/error.h"
 #include "base/file.h"
-#include "model/hf_config_parts.h"
 #include "io/json_object.h"
+#include "model/hf_config_parts.h"
 
 namespace palu {
 namespace {

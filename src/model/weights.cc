@@ -77,7 +77,8 @@ class TableBuilder {
     Add(names::Weight(names::PostAttentionNorm(l)), {hidden}, WeightClass::kNorm, w.post_norm);
     AddLinear(names::GateProj(l), inter, hidden, config_.mlp_bias, WeightClass::kMlp, w.gate,
               w.gate_bias);
-    AddLinear(names::UpProj(l), inter, hidden, config_.mlp_bias, WeightClass::kMlp, w.up, w.up_bias);
+    AddLinear(names::UpProj(l), inter, hidden, config_.mlp_bias, WeightClass::kMlp, w.up,
+              w.up_bias);
     AddLinear(names::DownProj(l), hidden, inter, config_.mlp_bias, WeightClass::kMlp, w.down,
               w.down_bias);
   }
@@ -90,14 +91,22 @@ class TableBuilder {
 
 std::string_view Name(WeightClass weight_class) {
   switch (weight_class) {
-    case WeightClass::kEmbedding: return "embedding";
-    case WeightClass::kHead: return "lm_head";
-    case WeightClass::kQuery: return "q_proj";
-    case WeightClass::kKey: return "k_proj";
-    case WeightClass::kValue: return "v_proj";
-    case WeightClass::kOutput: return "o_proj";
-    case WeightClass::kMlp: return "mlp";
-    case WeightClass::kNorm: return "norm";
+    case WeightClass::kEmbedding:
+      return "embedding";
+    case WeightClass::kHead:
+      return "lm_head";
+    case WeightClass::kQuery:
+      return "q_proj";
+    case WeightClass::kKey:
+      return "k_proj";
+    case WeightClass::kValue:
+      return "v_proj";
+    case WeightClass::kOutput:
+      return "o_proj";
+    case WeightClass::kMlp:
+      return "mlp";
+    case WeightClass::kNorm:
+      return "norm";
   }
   return "?";
 }

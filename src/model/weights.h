@@ -18,30 +18,30 @@ namespace palu {
 
 // Key or value projection: one dense matrix, or per group of KV heads W_i = U_i A_i.
 struct ProjectionWeights {
-  TensorView dense;             // [n_kv*d, hidden]; null when factored
-  TensorView down;              // A: [sum of ranks, hidden], groups stacked
-  std::vector<TensorView> up;   // U_i: [g*d, rank_i]
-  TensorView bias;              // [n_kv*d], added after reconstruction; null when none
+  TensorView dense;            // [n_kv*d, hidden]; null when factored
+  TensorView down;             // A: [sum of ranks, hidden], groups stacked
+  std::vector<TensorView> up;  // U_i: [g*d, rank_i]
+  TensorView bias;             // [n_kv*d], added after reconstruction; null when none
 
   bool factored() const { return !up.empty(); }
 };
 
 struct LayerWeights {
-  TensorView input_norm;            // [hidden]
-  TensorView q, q_bias;             // [n_q*d, hidden], [n_q*d]
+  TensorView input_norm;  // [hidden]
+  TensorView q, q_bias;   // [n_q*d, hidden], [n_q*d]
   ProjectionWeights k, v;
-  TensorView q_norm, k_norm;        // [d], Qwen3
-  TensorView o, o_bias;             // [hidden, n_q*d], [hidden]
-  TensorView post_norm;             // [hidden]
-  TensorView gate, up, down;        // [inter, hidden], [inter, hidden], [hidden, inter]
+  TensorView q_norm, k_norm;  // [d], Qwen3
+  TensorView o, o_bias;       // [hidden, n_q*d], [hidden]
+  TensorView post_norm;       // [hidden]
+  TensorView gate, up, down;  // [inter, hidden], [inter, hidden], [hidden, inter]
   TensorView gate_bias, up_bias, down_bias;
 };
 
 struct ModelWeights {
-  TensorView embedding;             // [vocab, hidden]
+  TensorView embedding;  // [vocab, hidden]
   std::vector<LayerWeights> layers;
-  TensorView final_norm;            // [hidden]
-  TensorView lm_head;               // [vocab, hidden]; the embedding when tied
+  TensorView final_norm;  // [hidden]
+  TensorView lm_head;     // [vocab, hidden]; the embedding when tied
 };
 
 // What `inspect` adds up.
@@ -53,7 +53,7 @@ struct WeightSlot {
   std::string name;
   Shape shape;
   WeightClass weight_class;
-  TensorView* view;                 // where the tensor is bound
+  TensorView* view;  // where the tensor is bound
 };
 
 // Sizes `weights` for `config` and lists its slots in file order. A tied head has no slot.
@@ -74,8 +74,8 @@ class Model {
 
   // `dense` with random factors where `compression` has ranks, in the dense projections' type.
   // Every other tensor is a view into `dense`, which must outlive the result.
-  static Model RandomCompressed(const Model& dense, const KvCompression& compression,
-                                uint64_t seed, ThreadPool* pool = nullptr);
+  static Model RandomCompressed(const Model& dense, const KvCompression& compression, uint64_t seed,
+                                ThreadPool* pool = nullptr);
 
   const ModelConfig& config() const { return config_; }
   const ModelWeights& weights() const { return *weights_; }

@@ -27,13 +27,13 @@ struct AttentionProjection {
 };
 
 struct AttentionLayer {
-  int64_t heads = 0;           // query heads
+  int64_t heads = 0;  // query heads
   int64_t kv_heads = 0;
   int64_t head_dim = 0;
-  float scale = 1;             // 1/sqrt(d)
+  float scale = 1;                           // 1/sqrt(d)
   const PositionTable* positions = nullptr;  // RoPE of rebuilt keys; covers every token
   AttentionProjection k, v;
-  bool fused_values = false;   // output p.h_v per head: [rank of the head's page]
+  bool fused_values = false;  // output p.h_v per head: [rank of the head's page]
 
   int64_t heads_per_kv() const { return heads / kv_heads; }
   // Width of one query head's output, and of all of them.
@@ -44,7 +44,7 @@ struct AttentionLayer {
 // Consecutive tokens of one sequence in this step. Their keys and values are in the cache already.
 struct QueryChunk {
   BlockTable table;
-  int64_t start = 0;           // tokens of the sequence before the chunk
+  int64_t start = 0;  // tokens of the sequence before the chunk
   int64_t count = 0;
   int64_t row = 0;             // first row in the step's matrices
   int64_t first_position = 0;  // position of the sequence's token 0

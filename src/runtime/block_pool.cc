@@ -40,8 +40,8 @@ int64_t BlockPool::blocks_available() const {
 
 std::byte* BlockPool::Allocate() {
   Require(blocks_available() > 0,
-          "the KV cache is full: {} blocks of {} bytes are in use and the limit is {} bytes", in_use_,
-          block_bytes_, max_bytes_);
+          "the KV cache is full: {} blocks of {} bytes are in use and the limit is {} bytes",
+          in_use_, block_bytes_, max_bytes_);
   if (free_.empty()) Grow();
   std::byte* block = free_.back();
   free_.pop_back();
@@ -77,8 +77,8 @@ void BlockPool::Trim() {
   const auto page = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE));
   for (std::byte* block : free_) {  // only whole pages inside the block may go
     const auto begin = (reinterpret_cast<uintptr_t>(block) + page - 1) / page * page;
-    const auto end = (reinterpret_cast<uintptr_t>(block) + static_cast<uintptr_t>(block_bytes_)) /
-                     page * page;
+    const auto end =
+        (reinterpret_cast<uintptr_t>(block) + static_cast<uintptr_t>(block_bytes_)) / page * page;
     if (end > begin) ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
   }
 }

@@ -18,10 +18,14 @@ double Now() {
 
 std::string_view Name(FinishReason reason) {
   switch (reason) {
-    case FinishReason::kRunning: return "running";
-    case FinishReason::kStop: return "stop";
-    case FinishReason::kLength: return "length";
-    case FinishReason::kCacheFull: return "cache_full";
+    case FinishReason::kRunning:
+      return "running";
+    case FinishReason::kStop:
+      return "stop";
+    case FinishReason::kLength:
+      return "length";
+    case FinishReason::kCacheFull:
+      return "cache_full";
   }
   return "?";
 }
@@ -120,12 +124,12 @@ void Engine::MakeRoom() {
 
 void Engine::Execute(const std::vector<PlannedChunk>& plan) {
   Batch batch;
-  int64_t largest = 0;
+  bool prefill = false;
   for (const PlannedChunk& chunk : plan) {
     Running& r = *running_[chunk.sequence];
     batch.Add(r.sequence, std::span(r.tokens).subspan(static_cast<size_t>(r.sequence.length()),
                                                       static_cast<size_t>(chunk.count)));
-    largest = std::max(largest, chunk.count);
+    prefill |= r.sequence.length() < static_cast<int64_t>(r.request.prompt.size());
   }
   const double start = Now();
   const MatrixView<const float> hidden = transformer_.Forward(batch);
@@ -141,8 +145,8 @@ void Engine::Execute(const std::vector<PlannedChunk>& plan) {
 
   ++stats_.steps;
   const auto tokens = static_cast<int64_t>(batch.tokens.size());
-  (largest > 1 ? stats_.prefill_tokens : stats_.decode_tokens) += tokens;
-  (largest > 1 ? stats_.prefill_seconds : stats_.decode_seconds) += Now() - start;
+  (prefill ? stats_.prefill_tokens : stats_.decode_tokens) += tokens;
+  (prefill ? stats_.prefill_seconds : stats_.decode_seconds) += Now() - start;
   stats_.peak_cache_bytes = std::max(stats_.peak_cache_bytes, cache_.pool().bytes_in_use());
 }
 
@@ -156,8 +160,7 @@ void Engine::CommitTokens(const std::vector<PlannedChunk>& plan, const OnToken& 
       finished.emplace_back(plan[i].sequence, FinishReason::kLength);  // max_tokens = 0
       continue;
     }
-    const TokenId token = r.sampler.Sample(
-        logits_.View().RowSpan(static_cast<int64_t>(i)));
+    const TokenId token = r.sampler.Sample(logits_.View().RowSpan(static_cast<int64_t>(i)));
     if (std::find(r.request.stop.begin(), r.request.stop.end(), token) != r.request.stop.end()) {
       finished.emplace_back(plan[i].sequence, FinishReason::kStop);
       continue;

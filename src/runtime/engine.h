@@ -29,7 +29,7 @@ struct GenerationRequest {
   std::vector<TokenId> prompt;  // not empty
   int64_t max_tokens = 0;       // generated at most
   SamplingParams sampling;
-  std::vector<TokenId> stop;    // end of text: these end the request and are not part of its output
+  std::vector<TokenId> stop;  // end of text: these end the request and are not part of its output
 };
 
 enum class FinishReason { kRunning, kStop, kLength, kCacheFull };
@@ -64,10 +64,10 @@ class Engine {
 
   struct Stats {
     int64_t steps = 0;
-    int64_t prefill_tokens = 0, decode_tokens = 0;  // stored by steps with and without prefill
+    int64_t prefill_tokens = 0, decode_tokens = 0;  // of steps with and without prompts
     double prefill_seconds = 0, decode_seconds = 0;
     int64_t preemptions = 0;
-    int64_t peak_cache_bytes = 0;                   // taken from the pool
+    int64_t peak_cache_bytes = 0;  // taken from the pool
   };
   const Stats& stats() const { return stats_; }
   const KvCache& cache() const { return cache_; }

@@ -11,8 +11,8 @@ namespace palu {
 enum class ValueFusion { kAuto, kOn, kOff };
 
 struct FusedOutput {
-  OwnedTensor weight;   // [hidden, sum over query heads of the rank of the head's group]
-  OwnedTensor bias;     // [hidden] o_bias + W_o v_bias; empty when both are absent
+  OwnedTensor weight;  // [hidden, sum over query heads of the rank of the head's group]
+  OwnedTensor bias;    // [hidden] o_bias + W_o v_bias; empty when both are absent
   bool has_bias = false;
 };
 

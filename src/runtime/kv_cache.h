@@ -26,9 +26,7 @@ class CachedSequence {
   BlockTable table() const { return {blocks_.data()}; }
   int64_t bytes() const;
   // Blocks reserved beyond what the stored tokens need.
-  int64_t spare_blocks() const {
-    return static_cast<int64_t>(blocks_.size()) - BlocksFor(length_);
-  }
+  int64_t spare_blocks() const { return static_cast<int64_t>(blocks_.size()) - BlocksFor(length_); }
 
   // Makes room for `tokens` more; on Error nothing has changed.
   void Reserve(int64_t tokens);

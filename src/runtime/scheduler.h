@@ -8,8 +8,8 @@
 namespace palu {
 
 struct SchedulerLimits {
-  int64_t step_tokens = 2048;   // tokens of all chunks of a step
-  int64_t chunk_tokens = 512;   // tokens of one prefill chunk
+  int64_t step_tokens = 2048;  // tokens of all chunks of a step
+  int64_t chunk_tokens = 512;  // tokens of one prefill chunk
   // Chunks end at multiples of chunk_tokens and never mix prompt and generated tokens, so that a
   // sequence is cut the same way whatever else runs.
   bool fixed_chunks = false;
@@ -17,13 +17,13 @@ struct SchedulerLimits {
 
 // A sequence as the scheduler sees it, in order of arrival.
 struct SequenceState {
-  int64_t tokens = 0;    // prompt and generated so far
-  int64_t prompt = 0;    // of them in the prompt
-  int64_t stored = 0;    // of them in the cache
+  int64_t tokens = 0;  // prompt and generated so far
+  int64_t prompt = 0;  // of them in the prompt
+  int64_t stored = 0;  // of them in the cache
 };
 
 struct PlannedChunk {
-  size_t sequence = 0;   // index in the snapshot
+  size_t sequence = 0;  // index in the snapshot
   int64_t count = 0;
 };
 

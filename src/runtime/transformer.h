@@ -51,7 +51,9 @@ class Transformer {
 
   const Model& model() const { return model_; }
   const Exec& exec() const { return exec_; }
-  bool fused(int64_t layer) const { return prepared_[static_cast<size_t>(layer)].attention.fused_values; }
+  bool fused(int64_t layer) const {
+    return prepared_[static_cast<size_t>(layer)].attention.fused_values;
+  }
 
  private:
   // What a layer needs besides its weights.

@@ -87,8 +87,8 @@ class AlignedBuffer {
   void Resize(int64_t size) {
     if (size > capacity_) {
       data_.reset();
-      data_.reset(static_cast<T*>(::operator new(
-          static_cast<size_t>(size) * sizeof(T), std::align_val_t{kAlignment})));
+      data_.reset(static_cast<T*>(
+          ::operator new (static_cast<size_t>(size) * sizeof(T), std::align_val_t{kAlignment})));
       capacity_ = size;
     }
     size_ = size;
@@ -98,7 +98,7 @@ class AlignedBuffer {
 
  private:
   struct Deleter {
-    void operator()(T* p) const { ::operator delete(p, std::align_val_t{kAlignment}); }
+    void operator()(T* p) const { ::operator delete (p, std::align_val_t{kAlignment}); }
   };
   std::unique_ptr<T, Deleter> data_;
   int64_t size_ = 0;

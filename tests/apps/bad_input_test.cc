@@ -55,8 +55,8 @@ Args Generate(const Path& model, const Args& more = {}) {
 
 // Needs no calibration; --quiet because of the progress before a late error.
 Args Compress(const Path& dir, const Args& more = {}, const Path& model = Fixture("family-qwen2")) {
-  Args args{"compress", model,          dir / "OUT", "--search", "uniform", "--decompose",
-            "svd",      "--group-size", "2",         "--quiet"};
+  Args args{"compress",    model, dir / "OUT",    "--search", "uniform",
+            "--decompose", "svd", "--group-size", "2",        "--quiet"};
   args.insert(args.end(), more.begin(), more.end());
   return args;
 }
@@ -135,8 +135,10 @@ const std::vector<BadCase>& Cases() {
        {"tensor model.embed_tokens.weight: expected F32, F16 or BF16, found I8"}},
       {"LineEndInATensorName",
        [](const Path& dir) {
-         return InspectWeights(dir, R"({"a\nb\u001b":{"dtype":"F13","shape":[0],)"
-                                    R"("data_offsets":[0,0]}})", 0);
+         return InspectWeights(dir,
+                               R"({"a\nb\u001b":{"dtype":"F13","shape":[0],)"
+                               R"("data_offsets":[0,0]}})",
+                               0);
        },
        {"tensor a b : expected a dtype"}},
       {"MissingShard",
@@ -154,16 +156,19 @@ const std::vector<BadCase>& Cases() {
        },
        {"model: expected model.safetensors or model.safetensors.index.json, found neither"}},
       // config.json.
-      {"WrongShape", [](const Path& dir) { return InspectWith(dir, "intermediate_size", 171); },
+      {"WrongShape",
+       [](const Path& dir) { return InspectWith(dir, "intermediate_size", 171); },
        {"tensor model.layers.0.mlp.gate_proj.weight: expected [171, 64], found [172, 64]"}},
-      {"UnknownArchitecture", [](const Path& dir) { return InspectWith(dir, "model_type", "gpt2"); },
+      {"UnknownArchitecture",
+       [](const Path& dir) { return InspectWith(dir, "model_type", "gpt2"); },
        {"config.json: field model_type: expected llama", "found \"gpt2\""}},
       {"UnknownRope",
        [](const Path& dir) {
          return InspectWith(dir, "rope_scaling", {{"rope_type", "yarn"}, {"factor", 4}});
        },
        {"config.json: field rope_scaling.rope_type: expected default", "found \"yarn\""}},
-      {"UnknownConfigDtype", [](const Path& dir) { return InspectWith(dir, "torch_dtype", "int3"); },
+      {"UnknownConfigDtype",
+       [](const Path& dir) { return InspectWith(dir, "torch_dtype", "int3"); },
        {"config.json: field torch_dtype: expected", "found \"int3\""}},
       {"NoConfig",
        [](const Path& dir) -> Args {
@@ -172,7 +177,10 @@ const std::vector<BadCase>& Cases() {
          return {"inspect", model};
        },
        {"config.json: cannot open: No such file"}},
-      {"NoDirectory", [](const Path& dir) -> Args { return {"inspect", dir / "model"}; },
+      {"NoDirectory",
+       [](const Path& dir) -> Args {
+         return {"inspect", dir / "model"};
+       },
        {"model: no such directory"}},
       // Tokenizers and text.
       {"MalformedTokenizer",
@@ -189,13 +197,18 @@ const std::vector<BadCase>& Cases() {
          return Generate(model);
        },
        {"tokenizer.model: "}},
-      {"GenerateWithoutTokenizer", [](const Path&) { return Generate(qwen); },
+      {"GenerateWithoutTokenizer",
+       [](const Path&) { return Generate(qwen); },
        {"family-qwen2: this command needs text, and there is no tokenizer"}},
       {"PplWithoutTokenizer",
-       [](const Path& dir) -> Args { return {"ppl", qwen, "--text", Write(dir / "text", "text")}; },
+       [](const Path& dir) -> Args {
+         return {"ppl", qwen, "--text", Write(dir / "text", "text")};
+       },
        {"family-qwen2: this command needs text"}},
       {"ScoreTextWithoutTokenizer",
-       [](const Path&) -> Args { return {"score", qwen, "--text", "text"}; },
+       [](const Path&) -> Args {
+         return {"score", qwen, "--text", "text"};
+       },
        {"family-qwen2: this command needs text"}},
       {"CompressWithoutTokenizer",
        [](const Path& dir) -> Args {
@@ -218,9 +231,14 @@ const std::vector<BadCase>& Cases() {
        },
        {"text: expected at least one window of 2048 tokens, found "}},
       {"TextIsADirectory",
-       [](const Path& dir) -> Args { return {"ppl", stories, "--text", dir}; },
+       [](const Path& dir) -> Args {
+         return {"ppl", stories, "--text", dir};
+       },
        {"not a regular file"}},
-      {"NoText", [](const Path& dir) -> Args { return {"ppl", stories, "--text", dir / "none"}; },
+      {"NoText",
+       [](const Path& dir) -> Args {
+         return {"ppl", stories, "--text", dir / "none"};
+       },
        {"none: cannot open: No such file"}},
       {"NoCalibrationFile",
        [](const Path& dir) -> Args {
@@ -239,14 +257,19 @@ const std::vector<BadCase>& Cases() {
        },
        {"ids: token 1: expected an id in [0, 512), found '2x'"}},
       {"NoIds",
-       [](const Path& dir) -> Args { return {"score", stories, "--ids", Write(dir / "ids", " ")}; },
+       [](const Path& dir) -> Args {
+         return {"score", stories, "--ids", Write(dir / "ids", " ")};
+       },
        {"ids: expected token ids, found none"}},
       {"TextAndIds",
        [](const Path& dir) -> Args {
          return {"score", stories, "--text", "a", "--ids", Write(dir / "ids", "1")};
        },
        {"--text", "--ids", "see palu score --help"}},
-      {"NeitherTextNorIds", [](const Path&) -> Args { return {"score", stories}; },
+      {"NeitherTextNorIds",
+       [](const Path&) -> Args {
+         return {"score", stories};
+       },
        {"--text", "--ids", "see palu score --help"}},
       // Compression.
       {"GroupSizeDoesNotDivide",
@@ -256,25 +279,49 @@ const std::vector<BadCase>& Cases() {
          return args;
        },
        {"group size of 3 does not divide the model's 4 KV heads"}},
-      {"RatioZero", [](const Path& dir) { return Compress(dir, {"--ratio", "0"}); },
+      {"RatioZero",
+       [](const Path& dir) {
+         return Compress(dir, {"--ratio", "0"});
+       },
        {"ratio must be above 0 and at most 1, found 0"}},
-      {"RatioAboveOne", [](const Path& dir) { return Compress(dir, {"--ratio", "1.01"}); },
+      {"RatioAboveOne",
+       [](const Path& dir) {
+         return Compress(dir, {"--ratio", "1.01"});
+       },
        {"ratio must be above 0 and at most 1, found 1.01"}},
-      {"RatioNan", [](const Path& dir) { return Compress(dir, {"--ratio", "nan"}); },
+      {"RatioNan",
+       [](const Path& dir) {
+         return Compress(dir, {"--ratio", "nan"});
+       },
        {"ratio must be above 0 and at most 1, found nan"}},
-      {"RankMultipleZero", [](const Path& dir) { return Compress(dir, {"--rank-multiple", "0"}); },
+      {"RankMultipleZero",
+       [](const Path& dir) {
+         return Compress(dir, {"--rank-multiple", "0"});
+       },
        {"rank multiple must be at least 1, found 0"}},
       {"BadRatioBeforeTheCalibration",
        [](const Path& dir) -> Args {
          return {"compress", stories, dir / "OUT", "--ratio", "2", "--calib", dir / "none"};
        },
        {"ratio must be above 0 and at most 1, found 2"}},
-      {"NoCalibration", [](const Path& dir) -> Args { return {"compress", stories, dir / "OUT"}; },
+      {"NoCalibration",
+       [](const Path& dir) -> Args {
+         return {"compress", stories, dir / "OUT"};
+       },
        {"no calibration text: give --calib FILE, or --stats FILE"}},
       {"NoFisherWindows",
        [](const Path& dir) -> Args {
-         return {"compress", stories, dir / "OUT", "--fisher-windows", "0", "--calib-windows", "1",
-                 "--calib-seqlen", "4", "--calib", Write(dir / "text", "Once upon a time")};
+         return {"compress",
+                 stories,
+                 dir / "OUT",
+                 "--fisher-windows",
+                 "0",
+                 "--calib-windows",
+                 "1",
+                 "--calib-seqlen",
+                 "4",
+                 "--calib",
+                 Write(dir / "text", "Once upon a time")};
        },
        {"fisher-windows: expected 1 or more for --search fisher-uniform, found 0"}},
       {"StatsAreNoStats",
@@ -285,7 +332,12 @@ const std::vector<BadCase>& Cases() {
        {"model.safetensors: metadata field format: expected palu-stats, found 'pt'"}},
       {"StatsFolderIsMissing",
        [](const Path& dir) -> Args {
-         return {"compress", stories, dir / "OUT", "--stats", dir / "none" / "stats", "--calib",
+         return {"compress",
+                 stories,
+                 dir / "OUT",
+                 "--stats",
+                 dir / "none" / "stats",
+                 "--calib",
                  Write(dir / "text", "Once")};
        },
        {"none: no such directory to create stats in"}},
@@ -343,7 +395,9 @@ const std::vector<BadCase>& Cases() {
        },
        {"model: expected a directory apart from what is read"}},
       {"ExportDenseOfADenseModel",
-       [](const Path& dir) -> Args { return {"export-dense", qwen, dir / "OUT"}; },
+       [](const Path& dir) -> Args {
+         return {"export-dense", qwen, dir / "OUT"};
+       },
        {"family-qwen2: expected a compressed model, found a dense one"}},
       {"CompressedTwice",
        [](const Path& dir) -> Args {
@@ -356,31 +410,52 @@ const std::vector<BadCase>& Cases() {
        },
        {"model: this model is compressed already; compress the dense one"}},
       // A limit on file sizes stands in for a full disk.
-      {"DiskFullWhileWriting", [](const Path& dir) { return Compress(dir); },
-       {"model.safetensors: cannot write "}, {.max_file_bytes = 100'000}},
-      {"DiskFullAtStdout", [](const Path&) -> Args { return {"inspect", stories, "--json"}; },
-       {"stdout: cannot be written"}, {.out_to_full_device = true}},
-      {"DiskFullWhileStreaming", [](const Path&) { return Generate(stories); },
-       {"stdout: cannot be written"}, {.out_to_full_device = true}},
+      {"DiskFullWhileWriting",
+       [](const Path& dir) { return Compress(dir); },
+       {"model.safetensors: cannot write "},
+       {.max_file_bytes = 100'000}},
+      {"DiskFullAtStdout",
+       [](const Path&) -> Args {
+         return {"inspect", stories, "--json"};
+       },
+       {"stdout: cannot be written"},
+       {.out_to_full_device = true}},
+      {"DiskFullWhileStreaming",
+       [](const Path&) { return Generate(stories); },
+       {"stdout: cannot be written"},
+       {.out_to_full_device = true}},
       // Options.
-      {"UnknownOption", [](const Path&) { return Generate(stories, {"--frobnicate"}); },
+      {"UnknownOption",
+       [](const Path&) { return Generate(stories, {"--frobnicate"}); },
        {"--frobnicate", "see palu generate --help"}},
-      {"MissingArgument", [](const Path&) -> Args { return {"inspect"}; },
+      {"MissingArgument",
+       [](const Path&) -> Args { return {"inspect"}; },
        {"MODEL is required; see palu inspect --help"}},
-      {"UnknownCommand", [](const Path&) -> Args { return {"decompress"}; },
+      {"UnknownCommand",
+       [](const Path&) -> Args { return {"decompress"}; },
        {"decompress", "see palu --help"}},
-      {"NotANumber", [](const Path&) { return Generate(stories, {"--max-tokens", "many"}); },
+      {"NotANumber",
+       [](const Path&) {
+         return Generate(stories, {"--max-tokens", "many"});
+       },
        {"--max-tokens", "many"}},
-      {"UnknownSearch", [](const Path& dir) { return Compress(dir, {"--search", "best"}); },
+      {"UnknownSearch",
+       [](const Path& dir) {
+         return Compress(dir, {"--search", "best"});
+       },
        {"--search", "best", "fisher"}},
-      {"NegativeTemperature", [](const Path&) { return Generate(stories, {"--temperature=-1"}); },
+      {"NegativeTemperature",
+       [](const Path&) { return Generate(stories, {"--temperature=-1"}); },
        {"temperature: expected a number of 0 or more, found -1"}},
-      {"TopPAboveOne", [](const Path&) { return Generate(stories, {"--top-p", "1.5"}); },
+      {"TopPAboveOne",
+       [](const Path&) {
+         return Generate(stories, {"--top-p", "1.5"});
+       },
        {"top-p: expected a number in (0, 1], found 1.5"}},
       {"CacheTooSmall",
        [](const Path&) -> Args {
-         return {"generate", testing::Wiki(), "--prompt", "Once", "--max-tokens", "400", "--quiet",
-                 "--max-cache-mib", "1", "--json"};
+         return {"generate", testing::Wiki(), "--prompt",        "Once", "--max-tokens",
+                 "400",      "--quiet",       "--max-cache-mib", "1",    "--json"};
        },
        {"the KV cache is full after "}},
   };

@@ -34,8 +34,7 @@ TEST(CliGenerate, StoriesReproducesItsPublicText) {
   EXPECT_EQ(result["text"], golden["text"]);
   // The last token is never stored; the pool gives whole blocks.
   const json kv = OkJson({"inspect", Stories()})["kv_cache"];
-  EXPECT_EQ(result["kv_bytes"],
-            BlocksFor(std::ssize(ids) - 1) * kv["block_bytes"].get<int64_t>());
+  EXPECT_EQ(result["kv_bytes"], BlocksFor(std::ssize(ids) - 1) * kv["block_bytes"].get<int64_t>());
   EXPECT_DOUBLE_EQ(kv["bytes_per_token"].get<double>() * kBlockTokens,
                    kv["block_bytes"].get<double>());
   // The stream is the text and a line end, and nothing else.
@@ -44,9 +43,8 @@ TEST(CliGenerate, StoriesReproducesItsPublicText) {
 
 TEST(CliGenerate, WikiContinuesAsTransformersDoes) {
   const json item = Golden("golden_wiki-7m-mha.json")["greedy"][0];
-  const json result =
-      OkJson({"generate", Wiki(), "--prompt", item["prompt"], "--max-tokens",
-              std::to_string(item["ids"].size()), "--temperature", "0"});
+  const json result = OkJson({"generate", Wiki(), "--prompt", item["prompt"], "--max-tokens",
+                              std::to_string(item["ids"].size()), "--temperature", "0"});
   EXPECT_EQ(result["prompt_ids"], item["prompt_ids"]);
   EXPECT_EQ(result["ids"], item["ids"]);
   EXPECT_EQ(result["text"], item["text"]);
@@ -144,8 +142,8 @@ TEST(CliPpl, IsTheMeanOverWindowsOfScore) {
 
 TEST(CliPpl, ProgressAndQuiet) {
   TempDir dir;
-  const Args args{"ppl",  Stories(),  "--text", testing::WriteText(dir / "text", 900),
-                  "--seqlen", "32", "--threads", "1"};
+  const Args args{"ppl",      Stories(), "--text",    testing::WriteText(dir / "text", 900),
+                  "--seqlen", "32",      "--threads", "1"};
   const testing::RunResult loud = Ok(args);
   EXPECT_NE(loud.err.find("perplexity"), loud.err.npos) << loud.err;
   EXPECT_EQ(loud.out.rfind("perplexity ", 0), 0u) << loud.out;

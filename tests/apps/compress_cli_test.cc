@@ -130,9 +130,9 @@ TEST_F(CliCompress, StatsMakeTheSameModelWithoutTheText) {
 }
 
 TEST_F(CliCompress, StatsOfOtherTextAreRefused) {
-  const testing::RunResult result = RunPalu(
-      Compress("refused", {"--stats", Path("stats"), "--calib", *text_, "--calib-windows", "3",
-                           "--calib-seqlen", "256", "--fisher-windows", "1"}));
+  const testing::RunResult result =
+      RunPalu(Compress("refused", {"--stats", Path("stats"), "--calib", *text_, "--calib-windows",
+                                   "3", "--calib-seqlen", "256", "--fisher-windows", "1"}));
   EXPECT_EQ(result.status, 1);
   EXPECT_NE(result.err.find("statistics of another number of windows: expected 3, found 2"),
             result.err.npos)
@@ -163,8 +163,8 @@ TEST_F(CliCompress, ForceReplacesAndFailureKeeps) {
 }
 
 TEST_F(CliCompress, MeasureWritesTheModelCard) {
-  Ok(Compress("measured", {"--stats", Path("stats"), "--measure", *text_, "--measure-seqlen",
-                           "256", "--quiet"}));
+  Ok(Compress("measured", {"--stats", Path("stats"), "--measure", *text_, "--measure-seqlen", "256",
+                           "--quiet"}));
   const std::string card = testing::ReadAll(Path("measured/README.md"));
   EXPECT_NE(card.find("perplexity on calib.txt at 256, compressed"), card.npos) << card;
 }

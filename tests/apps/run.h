@@ -24,9 +24,9 @@ namespace palu::testing {
 using Args = std::vector<std::string>;
 
 struct RunOptions {
-  int signal = 0;                   // sent once, as soon as this is seen:
-  std::string when_err = {};        // text on stderr,
-  std::string when_out = {};        // or on stdout
+  int signal = 0;             // sent once, as soon as this is seen:
+  std::string when_err = {};  // text on stderr,
+  std::string when_out = {};  // or on stdout
   rlim_t max_file_bytes = RLIM_INFINITY;
   bool out_to_full_device = false;
   double limit_seconds = 120;
@@ -39,7 +39,8 @@ struct RunResult {
 };
 
 // The only thing that may happen between fork and exec: system calls.
-[[noreturn]] inline void BecomePalu(char* const* argv, int out, int err, const RunOptions& options) {
+[[noreturn]] inline void BecomePalu(char* const* argv, int out, int err,
+                                    const RunOptions& options) {
   const rlimit limit{options.max_file_bytes, options.max_file_bytes};
   setrlimit(RLIMIT_FSIZE, &limit);
   if (options.out_to_full_device) out = open("/dev/full", O_WRONLY);

@@ -26,9 +26,11 @@ TEST(ThreadPool, RunsEveryIndexOnce) {
 
 TEST(ThreadPool, PassesOnTheFirstExceptionAndStaysUsable) {
   ThreadPool pool(3);
-  EXPECT_THROW(pool.ParallelFor(100, [](int64_t i, int) {
-    if (i == 5) throw std::runtime_error("five");
-  }), std::runtime_error);
+  EXPECT_THROW(pool.ParallelFor(100,
+                                [](int64_t i, int) {
+                                  if (i == 5) throw std::runtime_error("five");
+                                }),
+               std::runtime_error);
   std::atomic<int> sum = 0;
   pool.ParallelFor(10, [&](int64_t i, int) { sum += static_cast<int>(i); });
   EXPECT_EQ(sum, 45);

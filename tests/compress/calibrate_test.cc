@@ -23,8 +23,7 @@ TEST(Calibrate, GramIsTheSumOverInputs) {
   ThreadPool pool(2);
   int64_t ticks = 0;
   const CalibrationSource source = PlanCalibration(model, ids, kWindows, kSeqlen, 1);
-  const CalibrationStats stats =
-      Calibrate(model, ids, source, {.pool = pool}, [&] { ++ticks; });
+  const CalibrationStats stats = Calibrate(model, ids, source, {.pool = pool}, [&] { ++ticks; });
   EXPECT_EQ(ticks, kWindows);
   EXPECT_EQ(stats.source, source);
 

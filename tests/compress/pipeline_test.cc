@@ -49,7 +49,7 @@ TEST_F(PipelineTest, DiscardsLessAtAHigherRatio) {
       EXPECT_LE(large.discarded[l].*side, small.discarded[l].*side);
       EXPECT_LE(small.discarded[l].*side, 1);
     }
-    EXPECT_EQ(small.factors[l].k.vt.View().shape, (Shape{8, 64}));   // 2 groups of rank 4
+    EXPECT_EQ(small.factors[l].k.vt.View().shape, (Shape{8, 64}));  // 2 groups of rank 4
     EXPECT_EQ(small.factors[l].k.u[1].View().shape, (Shape{16, 4}));
   }
 }

@@ -92,7 +92,10 @@ TEST(Stats, OtherFilesAreRefused) {
   EXPECT_EQ(ErrorOf([&] { ReadStatsSource(path); }),
             path + ": metadata field version: expected 1, found '9'");
   WriteSafetensors(path, std::vector<NamedTensor>{},
-                   {{"format", "palu-stats"}, {"version", "1"}, {"model", "a"}, {"text", "b"},
+                   {{"format", "palu-stats"},
+                    {"version", "1"},
+                    {"model", "a"},
+                    {"text", "b"},
                     {"windows", "many"}});
   EXPECT_EQ(ErrorOf([&] { ReadStatsSource(path); }),
             path + ": metadata field windows: expected a number, found 'many'");

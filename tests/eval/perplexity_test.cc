@@ -13,8 +13,7 @@ using testing::ErrorOf;
 class PerplexityTest : public ::testing::Test {
  protected:
   std::vector<TokenId> Some(size_t count) const {
-    const auto golden =
-        testing::Ids(testing::Golden("golden_stories260k.json")["greedy_from_bos"]);
+    const auto golden = testing::Ids(testing::Golden("golden_stories260k.json")["greedy_from_bos"]);
     return {golden.begin(), golden.begin() + static_cast<ptrdiff_t>(count)};
   }
 
@@ -83,8 +82,7 @@ TEST_F(PerplexityTest, Refusals) {
             "the text has 31 tokens, BOS included: expected at least one window of 32");
   EXPECT_EQ(ErrorOf([&] { Perplexity(scorer_, Some(31), 1); }),
             "seqlen: expected 2 or more, found 1");
-  EXPECT_EQ(ErrorOf([&] { scorer_.Score({}); }),
-            "there are no tokens to score: give at least one");
+  EXPECT_EQ(ErrorOf([&] { scorer_.Score({}); }), "there are no tokens to score: give at least one");
 }
 
 }  // namespace

@@ -63,8 +63,7 @@ TEST_P(WeightTableOf, CoversEveryTensorOfTheFile) {
 
 TEST_P(WeightTableOf, CoversTheCompressedForm) {
   TempDir dir;
-  const Model model =
-      testing::MakeCompressed(Fixture(GetParam()), dir / "model", {.ratio = 0.5});
+  const Model model = testing::MakeCompressed(Fixture(GetParam()), dir / "model", {.ratio = 0.5});
   EXPECT_EQ(TableShapes(model.config()), FileShapes(dir / "model"));
   EXPECT_EQ(ClassBytes(model), FileBytes(dir / "model"));
   EXPECT_TRUE(model.weights().layers[0].k.factored());
@@ -106,9 +105,9 @@ TEST(Weights, MissingBiasOfDenseAndFactoredProjections) {
   TempDir dir;
   const std::string bias = names::Bias(names::VProj(2));
   DropTensor(Fixture("family-qwen2"), dir / "dense", bias);
-  EXPECT_EQ(ErrorOf([&] { Model::Load(dir / "dense"); }),
-            (dir / "dense").string() + ": tensor " + bias +
-                ": expected [64], found no such tensor");
+  EXPECT_EQ(
+      ErrorOf([&] { Model::Load(dir / "dense"); }),
+      (dir / "dense").string() + ": tensor " + bias + ": expected [64], found no such tensor");
   testing::MakeCompressed(Fixture("family-qwen2"), dir / "c", {.ratio = 0.5});
   DropTensor(dir / "c", dir / "factored", bias);
   EXPECT_EQ(ErrorOf([&] { Model::Load(dir / "factored"); }),
@@ -129,7 +128,8 @@ TEST(Weights, WrongShape) {
 
 TEST(Weights, RandomIsReproducible) {
   const ModelConfig config = LoadConfig(Fixture("family-qwen3"));
-  const Model a = Model::Random(config, DType::kBF16, 7), b = Model::Random(config, DType::kBF16, 7);
+  const Model a = Model::Random(config, DType::kBF16, 7),
+              b = Model::Random(config, DType::kBF16, 7);
   const Model other = Model::Random(config, DType::kBF16, 8);
   ASSERT_EQ(a.views().size(), b.views().size());
   size_t different = 0;
@@ -145,9 +145,8 @@ TEST(Weights, RandomIsReproducible) {
     }
   }
   EXPECT_EQ(different, static_cast<size_t>(std::count_if(
-                           a.views().begin(), a.views().end(), [](const auto& v) {
-                             return v.first != WeightClass::kNorm;
-                           })));
+                           a.views().begin(), a.views().end(),
+                           [](const auto& v) { return v.first != WeightClass::kNorm; })));
 }
 
 TEST(Weights, BytesByClass) {

@@ -147,8 +147,8 @@ class Fixture {
   }
 
   // A score is a sum of d products of keys that are sums of r products, each term below
-  // |q| |U| |h| ~ 3 * 3 * 1 after scaling; its error moves a probability by as much, relatively, and
-  // the output, an average of values below |U| |h| sqrt(r) ~ 10 sqrt(r), by twice that.
+  // |q| |U| |h| ~ 3 * 3 * 1 after scaling; its error moves a probability by as much, relatively,
+  // and the output, an average of values below |U| |h| sqrt(r) ~ 10 sqrt(r), by twice that.
   double Tolerance() const {
     double r = static_cast<double>(layer.head_dim);
     for (const auto* p : {&layer.k, &layer.v}) {

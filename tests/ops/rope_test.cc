@@ -66,8 +66,8 @@ TEST(PositionTable, RotatesConsecutivePositionsLikeFillCosSin) {
   }
 }
 
-// The float32 product is what the Python implementations compute; it departs from the exact angle by
-// at most the roundings of frequency and product.
+// The float32 product is what the Python implementations compute; it departs from the exact angle
+// by at most the roundings of frequency and product.
 TEST(PositionTable, Float32AnglesAreTheRoundedProduct) {
   const std::vector<double> frequencies = InverseFrequencies({.theta = 1e6}, 32);
   PositionTable rounded(frequencies, RopeAngles::kFloat32);

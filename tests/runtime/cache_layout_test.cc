@@ -10,7 +10,8 @@ namespace {
 
 ModelConfig Wiki() { return LoadConfig(testing::Repo("models/wiki-7m-mha")); }
 
-// The ranks that the published code finds for wiki-7m-mha at 50 % (reference_palu_wiki-7m-mha.json).
+// The ranks that the published code finds for wiki-7m-mha at 50 %
+// (reference_palu_wiki-7m-mha.json).
 ModelConfig WikiAtHalf() {
   ModelConfig config = Wiki();
   config.compression = KvCompression{};
@@ -59,7 +60,8 @@ TEST(CacheLayout, PagesCoverTheBlockWithoutOverlap) {
 
 TEST(CacheLayout, PaddingCounts) {
   ModelConfig config = WikiAtHalf();
-  config.compression->layers[0].k.ranks = {1};  // 64 x 1 F16 = 128 bytes: two cache lines, no padding
+  config.compression->layers[0].k.ranks = {
+      1};  // 64 x 1 F16 = 128 bytes: two cache lines, no padding
   const int64_t with_one = CacheLayout(config, DType::kF16).block_bytes();
   config.compression->layers[0].k.ranks = {2};
   EXPECT_EQ(CacheLayout(config, DType::kF16).block_bytes(), with_one + 128);

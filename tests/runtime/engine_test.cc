@@ -40,9 +40,8 @@ std::vector<std::vector<TokenId>> RunAll(const Model& model, int requests, int64
   return tokens;
 }
 
-std::vector<std::vector<TokenId>> RunEachAlone(const Model& model, int requests,
-                                               int64_t max_tokens, EngineOptions options,
-                                               bool deterministic) {
+std::vector<std::vector<TokenId>> RunEachAlone(const Model& model, int requests, int64_t max_tokens,
+                                               EngineOptions options, bool deterministic) {
   std::vector<std::vector<TokenId>> tokens;
   for (int i = 0; i < requests; ++i) {
     ThreadPool pool(1);
@@ -104,8 +103,7 @@ TEST(Engine, StopsAtStopTokens) {
   const std::vector<TokenId> tokens = engine.result(free_run).tokens;
   ASSERT_EQ(tokens.size(), 50u);
   request.stop = {tokens[9]};
-  const auto first =
-      std::find(tokens.begin(), tokens.end(), tokens[9]) - tokens.begin();
+  const auto first = std::find(tokens.begin(), tokens.end(), tokens[9]) - tokens.begin();
   std::vector<TokenId> streamed;
   const RequestId stopped = engine.Submit(request);
   engine.Run([&](RequestId, TokenId t) { streamed.push_back(t); });
@@ -140,7 +138,9 @@ TEST(Engine, RefusesBadRequests) {
   Engine engine(model, {.pool = pool});
   EXPECT_EQ(testing::ErrorOf([&] { engine.Submit(Request({}, 5)); }),
             "the prompt has no tokens: give at least one");
-  EXPECT_EQ(testing::ErrorOf([&] { engine.Submit(Request({1, -4}, 5)); }),
+  EXPECT_EQ(testing::ErrorOf([&] {
+              engine.Submit(Request({1, -4}, 5));
+            }),
             "prompt: expected token ids in [0, 512), found -4");
   EXPECT_EQ(testing::ErrorOf([&] { engine.result(99); }), "no request has the id 99");
 }

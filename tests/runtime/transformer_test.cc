@@ -25,13 +25,14 @@ std::vector<TokenId> RandomIds(int64_t n, int64_t vocab, uint64_t seed) {
 // up to k terms differ by about sqrt(k) eps of their size (roundings are independent), and the
 // residual stream adds the layers' differences up.
 float ReorderingTolerance(const ModelConfig& config, int64_t tokens, float largest_logit) {
-  const auto k = static_cast<float>(std::max({config.intermediate_size, config.hidden_size, tokens}));
+  const auto k =
+      static_cast<float>(std::max({config.intermediate_size, config.hidden_size, tokens}));
   return std::sqrt(k) * kEps * static_cast<float>(2 * config.num_layers) * largest_logit;
 }
 
 // Where both sides attend to stored values, an element whose two float values straddle a rounding
-// boundary differs by one unit in the last place. Such elements are rare; the bound lets every layer
-// move its output by one unit.
+// boundary differs by one unit in the last place. Such elements are rare; the bound lets every
+// layer move its output by one unit.
 float RoundingTolerance(const ModelConfig& config, DType dtype, float largest_logit) {
   const float unit = dtype == DType::kF16 ? 0x1p-11f : dtype == DType::kBF16 ? 0x1p-8f : 0.0f;
   return unit * static_cast<float>(config.num_layers) * largest_logit;
@@ -73,7 +74,8 @@ Matrix<float> LogitsInChunks(const Model& model, const std::vector<TokenId>& ids
   for (const int64_t count : chunks) {
     Batch batch;
     sequence.Reserve(count);
-    batch.Add(sequence, std::span(ids).subspan(static_cast<size_t>(row), static_cast<size_t>(count)));
+    batch.Add(sequence,
+              std::span(ids).subspan(static_cast<size_t>(row), static_cast<size_t>(count)));
     transformer.Logits(transformer.Forward(batch), logits.View().RowRange(row, count));
     row += count;
   }
@@ -100,10 +102,9 @@ class TransformerCase : public ::testing::TestWithParam<Case> {
   Model Load(double ratio, bool force_factors = false) {
     const auto source = testing::Repo("tests/data/models/" + GetParam().model);
     if (GetParam().group_size == 0) return Model::Load(source);
-    return testing::MakeCompressed(source, dir_ / "model",
-                                   {.ratio = ratio,
-                                    .group_size = GetParam().group_size,
-                                    .force_factors = force_factors});
+    return testing::MakeCompressed(
+        source, dir_ / "model",
+        {.ratio = ratio, .group_size = GetParam().group_size, .force_factors = force_factors});
   }
   testing::TempDir dir_;
 };
@@ -188,24 +189,21 @@ void ExpectBatchEqualsAlone(const Model& model, bool deterministic) {
     for (const auto& [s, range] : parts) {
       sequences[s].Reserve(range.second);
       batch.Add(sequences[s], std::span(ids[s]).subspan(static_cast<size_t>(range.first),
-                                                       static_cast<size_t>(range.second)));
+                                                        static_cast<size_t>(range.second)));
     }
     Matrix<float> logits(static_cast<int64_t>(batch.tokens.size()), model.config().vocab_size);
     transformer.Logits(transformer.Forward(batch), logits);
     return logits;
   };
   run({{0, {0, prefix}}});
-  const Matrix<float> batch =
-      run({{2, {0, 64}}, {0, {prefix, 1}}, {1, {0, 1}}, {3, {0, 77}}});
+  const Matrix<float> batch = run({{2, {0, 64}}, {0, {prefix, 1}}, {1, {0, 1}}, {3, {0, 77}}});
 
   int64_t row = 0;
   const auto expect_alone = [&](size_t s, const std::vector<int64_t>& chunks, int64_t count) {
     const std::vector<TokenId> head(
-        ids[s].begin(),
-        ids[s].begin() + std::accumulate(chunks.begin(), chunks.end(), int64_t{0}));
-    const Matrix<float> alone =
-        LogitsInChunks(model, head, chunks,
-                       {.cache = DType::kF16, .threads = 1, .deterministic = deterministic});
+        ids[s].begin(), ids[s].begin() + std::accumulate(chunks.begin(), chunks.end(), int64_t{0}));
+    const Matrix<float> alone = LogitsInChunks(
+        model, head, chunks, {.cache = DType::kF16, .threads = 1, .deterministic = deterministic});
     const float largest = LargestAbs(alone);
     const float tolerance = deterministic
                                 ? 0.0f

@@ -11,7 +11,9 @@ TEST(Shape, CountsElementsAndRefusesOverflow) {
   EXPECT_EQ(NumElements({3, 0}), 0);
   EXPECT_EQ(ToString({3, 4}), "[3, 4]");
   const int64_t big = int64_t{1} << 40;
-  EXPECT_EQ(testing::ErrorOf([&] { NumElements({big, big}); }),
+  EXPECT_EQ(testing::ErrorOf([&] {
+              NumElements({big, big});
+            }),
             "shape [1099511627776, 1099511627776] does not fit in 63 bits");
   EXPECT_THROW(NumElements({-1}), Error);
 }

@@ -9,8 +9,8 @@
 namespace palu::cpu {
 namespace {
 
-constexpr int64_t kKeyTile = 256;     // keys per tile: scores of a row block stay in L2
-constexpr int64_t kRowBlock = 128;   // query rows (token, head) that share a tile of scores
+constexpr int64_t kKeyTile = 256;   // keys per tile: scores of a row block stay in L2
+constexpr int64_t kRowBlock = 128;  // query rows (token, head) that share a tile of scores
 
 // Rows are (token, query head of this KV head), token-major, so a row block covers few tokens.
 struct Rows {
@@ -19,7 +19,7 @@ struct Rows {
   int64_t kv_head, begin;
 
   int64_t group() const { return layer.heads_per_kv(); }
-  int64_t token(int64_t row) const { return begin + row / group(); }        // within the chunk
+  int64_t token(int64_t row) const { return begin + row / group(); }  // within the chunk
   int64_t head(int64_t row) const { return kv_head * group() + row % group(); }
   int64_t last_key(int64_t row) const { return chunk.start + token(row); }  // causal limit
 };

@@ -4,7 +4,6 @@
 #include <cassert>
 #include <cstring>
 
-
 #include "linalg/gemm.h"
 #include "ops/convert.h"
 #include "ops/rms_norm.h"

@@ -31,10 +31,10 @@ class TileReader {
   const AttentionProjection& projection_;
   const CachedPages::Page& page_;
   int64_t head_dim_;
-  int64_t fresh_column_;          // of the page in a row of fresh values
+  int64_t fresh_column_;  // of the page in a row of fresh values
   bool rebuild_;
-  MatrixView<const float> up_;    // [d, rank], this head's rows of U
-  std::vector<float> bias_;       // [d], this head's part; empty when none
+  MatrixView<const float> up_;  // [d, rank], this head's rows of U
+  std::vector<float> bias_;     // [d], this head's part; empty when none
 };
 
 }  // namespace palu::cpu
