@@ -95,7 +95,7 @@ void ParseBiases(const JsonObject& config, ModelConfig& model) {
   }
 }
 
-// A window at least as long as the context changes nothing; a shorter one is not implemented.
+// A window at least as long as the context changes nothing; a shorter one is refused.
 void RefuseSlidingWindow(const JsonObject& config, const ModelConfig& model) {
   bool used = model.family == Family::kMistral;
   if (model.family == Family::kQwen2 || model.family == Family::kQwen3) {
