@@ -1,5 +1,6 @@
-// Dense matrix products from libraries (oneDNN for float, OpenBLAS for double). Each call runs on
-// the calling thread only; callers split work over the pool.
+// Dense matrix products from libraries. Float (oneDNN) runs on the calling thread only; callers
+// split the work over the pool. Double (OpenBLAS) uses that library's own threads and serves tests
+// and decompositions.
 #pragma once
 
 #include "tensor/tensor.h"
