@@ -19,6 +19,7 @@ struct AttentionShapes {
   bool device = false;
   int64_t v_group = 0;  // KV heads per page of values; 0: as for keys
   float up_scale = 1;   // standard deviation of U
+  double theta = 10000;
 };
 
 // Owns everything that an AttentionLayer and its chunks refer to.
@@ -26,7 +27,8 @@ class AttentionFixture {
  public:
   AttentionFixture(const AttentionShapes& s, DType cache,
                    const std::vector<std::pair<int64_t, int64_t>>& ranges)
-      : frequencies_(InverseFrequencies({.theta = 10000.0}, s.head_dim)),
+      : theta_(s.theta),
+        frequencies_(InverseFrequencies({.theta = s.theta}, s.head_dim)),
         positions_(frequencies_, RopeAngles::kFloat64) {
     layer.heads = s.heads;
     layer.kv_heads = s.kv_heads;
@@ -88,6 +90,7 @@ class AttentionFixture {
     return reference::AttendOne(layer, chunk, query, head, 0, frequencies_);
   }
 
+  double theta() const { return theta_; }
   std::span<const double> frequencies() const { return frequencies_; }
   int64_t block_bytes() const { return block_bytes_; }
 
@@ -193,6 +196,7 @@ class AttentionFixture {
     return 2 * score_error * 10 * std::sqrt(r);
   }
 
+  double theta_;
   std::vector<double> frequencies_;
   PositionTable positions_;
   int64_t block_bytes_ = 0, tokens_ = 0;

@@ -21,6 +21,7 @@ struct PageView {
   const void* up = nullptr;         // U [heads_per_page * d, width], row-major, latents only
   const void* packed_up = nullptr;  // the same as PackUp writes it; DecodeAttention reads K's so
   int32_t column = 0;               // widths of the pages before it
+  const void* split_up = nullptr;   // U of keys as PackSplitUp writes it, or null
 };
 
 // Keys or values of one layer.
@@ -51,6 +52,14 @@ struct RopeView {
   bool float32_angles = false;
 };
 
+// A frequency split of the keys' rotary pairs (ops/frequency_split.h) in device memory; without
+// terms there is none. The waves of a grouped form (split_plan.h) are times kWaveDown.
+struct SplitView {
+  const float* basis = nullptr;          // [block_tokens, terms]
+  const float2* coefficients = nullptr;  // [terms, slow pairs]
+  int32_t block_tokens = 0, exact_pairs = 0, terms = 0;
+};
+
 struct AttentionView {
   int32_t heads = 0, kv_heads = 0, head_dim = 0;
   float scale = 1;  // 1/sqrt(d)
@@ -58,6 +67,7 @@ struct AttentionView {
   // alone and in any batch; costs parallelism that is not needed in large batches.
   bool batch_invariant = false;
   RopeView rope;
+  SplitView split;
   ProjectionView k, v;
 
   __host__ __device__ int32_t heads_per_kv() const { return heads / kv_heads; }
@@ -81,19 +91,31 @@ inline DType OperandType(const ProjectionView& p) { return p.bits == 16 ? p.dtyp
 void PackUp(const void* up, int32_t heads_per_page, int32_t head_dim, int32_t width, void* packed,
             cudaStream_t stream);
 
+// U of a page of keys for decode attention by the frequency split, for `queries` query heads per KV
+// head. The bytes for a page, the same for all of a layer; 0 where that kernel does not take the keys.
+int64_t SplitUpBytes(const ProjectionView& keys, int32_t head_dim, int32_t queries);
+// page.up is set and of F16.
+void PackSplitUp(const ProjectionView& keys, const PageView& page, int32_t head_dim,
+                 int32_t queries, void* packed, cudaStream_t stream);
+
 // Whether DecodeAttention takes a layer on the current device: head_dim 64 or 128, F16 or BF16
 // pages or codes, at most 8 query heads per KV head, heads_per_page of K and V such that one
 // divides the other, page widths that are multiples of 16, of 32 for codes, tiles that fit in
 // shared memory, and U in OperandType (the caller converts it once, and packs that of keys).
 bool SupportsDecode(const AttentionView& layer);
 
-// Bytes of scratch that DecodeAttention needs for up to `count` sequences, whatever their lengths.
-size_t DecodeWorkspaceBytes(const AttentionView& layer, int32_t count);
+// Whether keys are not rebuilt but met by rows made from the queries (split_plan.h).
+bool DecodesSplit(const AttentionView& layer);
+
+// Bytes of scratch that DecodeAttention needs for up to `count` sequences that together have at most
+// `blocks` blocks of 64 tokens.
+size_t DecodeWorkspaceBytes(const AttentionView& layer, int32_t count, int64_t blocks);
 
 // q: [count, heads*d] float after RoPE, rows q_stride elements apart. out: [count, heads*d] of
 // out_dtype (F32, F16 or BF16), contiguous.
 // `workspace` has DecodeWorkspaceBytes, is aligned to 16 bytes and may hold anything. The launch
-// depends on `layer` and `count` alone, never on lengths, so it can be captured into a graph. The
+// depends on `layer`, `count` and the stride of the table alone, never on lengths, so it can be
+// captured into a graph. The
 // result is the same in every run; a sequence's depends on the others of the batch through `count`
 // only, and not at all with batch_invariant.
 void DecodeAttention(const AttentionView& layer, const SequencesView& sequences, const float* q,

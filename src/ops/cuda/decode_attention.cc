@@ -5,6 +5,7 @@
 
 #include "ops/cuda/decode_plain.h"
 #include "ops/cuda/decode_plan.h"
+#include "ops/cuda/split_plan.h"
 #include "tensor/cuda/check.h"
 
 namespace palu::cuda {
@@ -13,6 +14,39 @@ namespace {
 // Accumulators are followed by states, at a multiple of 16 bytes.
 int64_t SumsBytes(const AttentionView& layer, int64_t partials) {
   return (partials * layer.heads * layer.v.max_width * 4 + 15) / 16 * 16;
+}
+
+int64_t RoundUp(int64_t n) { return (n + 127) / 128 * 128; }
+
+// The split's workspace: sums, states, then rows W of fast and of slow pairs.
+struct SplitWorkspace {
+  int64_t states = 0, fast = 0, slow = 0, bytes = 0;
+
+  SplitWorkspace(const AttentionView& layer, const SplitPlan& plan, int32_t count, int64_t blocks) {
+    const int64_t partials = int64_t{count} * plan.splits;
+    states = SumsBytes(layer, partials);
+    fast = RoundUp(states + partials * layer.heads * static_cast<int64_t>(sizeof(float2)));
+    slow = RoundUp(fast + FastWorkspace(plan, count));
+    bytes = slow + SlowWorkspace(layer, plan, count, blocks);
+  }
+};
+
+void DecodeSplit(const AttentionView& layer, const SequencesView& sequences, const SplitPlan& plan,
+                 const float* q, int64_t q_stride, void* workspace, DType out_dtype, void* out,
+                 cudaStream_t stream) {
+  const SplitWorkspace at(layer, plan, sequences.count, 0);
+  auto* bytes = static_cast<std::byte*>(workspace);
+  DecodePlan merged;
+  merged.unit_heads = plan.form.heads;
+  merged.splits = plan.splits;
+  merged.units = plan.units;
+  const DecodePartials partials{reinterpret_cast<float*>(bytes),
+                                reinterpret_cast<float2*>(bytes + at.states)};
+  const SplitArguments args{
+      {layer, sequences, merged, partials, q, q_stride}, plan, bytes + at.fast, bytes + at.slow};
+  LaunchSplitAbsorb(args, stream);
+  LaunchSplitDecode(args, stream);
+  LaunchDecodeMerge(args.decode, out_dtype, out, stream);
 }
 
 bool SupportsProjection(const AttentionView& layer, const ProjectionView& p) {
@@ -39,8 +73,17 @@ bool SupportsDecode(const AttentionView& layer) {
   return PlanDecode(layer, 1).tile_tokens > 0;
 }
 
-size_t DecodeWorkspaceBytes(const AttentionView& layer, int32_t count) {
+bool DecodesSplit(const AttentionView& layer) { return PlanSplit(layer, 1).chunks > 0; }
+
+size_t DecodeWorkspaceBytes(const AttentionView& layer, int32_t count, int64_t blocks) {
   if (IsPlain(layer)) return PlainDecodeWorkspaceBytes(layer, count);
+  if (DecodesSplit(layer)) {
+    int64_t most = 0;  // fewer sequences may be cut more often
+    for (int32_t n = 1; n <= count; ++n) {
+      most = std::max(most, SplitWorkspace(layer, PlanSplit(layer, n), n, blocks).bytes);
+    }
+    return static_cast<size_t>(most);
+  }
   const int64_t partials = MaxPartials(layer, count);
   return static_cast<size_t>(SumsBytes(layer, partials) +
                              partials * layer.heads * static_cast<int64_t>(sizeof(float2)));
@@ -52,6 +95,9 @@ void DecodeAttention(const AttentionView& layer, const SequencesView& sequences,
   if (sequences.count == 0) return;
   if (IsPlain(layer)) {
     return PlainDecode(layer, sequences, q, q_stride, workspace, out_dtype, out, stream);
+  }
+  if (const SplitPlan split = PlanSplit(layer, sequences.count); split.chunks > 0) {
+    return DecodeSplit(layer, sequences, split, q, q_stride, workspace, out_dtype, out, stream);
   }
   DecodeArguments args{layer, sequences, PlanDecode(layer, sequences.count), {}, q, q_stride};
   if (args.plan.tile_tokens == 0) FailWith("decode attention: pages too wide for shared memory");

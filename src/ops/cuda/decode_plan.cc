@@ -59,22 +59,6 @@ int32_t Slots(const DecodePlan& plan) {
   return blocks * Attribute(cudaDevAttrMultiProcessorCount);
 }
 
-// The fewest splits that keep most of the device busy: waves are full or nearly so.
-int32_t Splits(int64_t items, int64_t slots) {
-  int32_t best = 1;
-  double best_use = 0;
-  for (int32_t splits = 1; splits == 1 || (splits <= 256 && items * splits <= 2 * slots);
-       ++splits) {
-    const int64_t blocks = items * splits, waves = (blocks + slots - 1) / slots;
-    const double use = static_cast<double>(blocks) / static_cast<double>(waves * slots);
-    if (use > best_use + (waves > 1 ? 0.05 : 0.0)) {
-      best = splits;
-      best_use = use;
-    }
-  }
-  return best;
-}
-
 DecodePlan PlanUnits(const AttentionView& layer) {
   DecodePlan plan;
   plan.unit_heads = std::max(layer.k.heads_per_page, layer.v.heads_per_page);
@@ -94,11 +78,27 @@ DecodePlan PlanUnits(const AttentionView& layer) {
 
 }  // namespace
 
+// Waves are to be full or nearly so.
+int32_t DecodeSplits(int64_t items, int64_t slots) {
+  int32_t best = 1;
+  double best_use = 0;
+  for (int32_t splits = 1; splits == 1 || (splits <= 256 && items * splits <= 2 * slots);
+       ++splits) {
+    const int64_t blocks = items * splits, waves = (blocks + slots - 1) / slots;
+    const double use = static_cast<double>(blocks) / static_cast<double>(waves * slots);
+    if (use > best_use + (waves > 1 ? 0.05 : 0.0)) {
+      best = splits;
+      best_use = use;
+    }
+  }
+  return best;
+}
+
 DecodePlan PlanDecode(const AttentionView& layer, int32_t count) {
   DecodePlan plan = PlanUnits(layer);
   if (plan.tile_tokens == 0) return plan;
   const int64_t sequences = layer.batch_invariant ? 1 : std::max(count, 1);
-  plan.splits = Splits(sequences * plan.units, Slots(plan));
+  plan.splits = DecodeSplits(sequences * plan.units, Slots(plan));
   return plan;
 }
 

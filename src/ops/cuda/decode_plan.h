@@ -51,6 +51,9 @@ __host__ __device__ inline int32_t PackedBytes(const ProjectionView& p, int32_t 
 
 inline bool IsPlain(const AttentionView& layer) { return !layer.k.latent && !layer.v.latent; }
 
+// The fewest cuts of each of `items` equal pieces of work that keep most of `slots` busy.
+int32_t DecodeSplits(int64_t items, int64_t slots);
+
 // For `count` sequences on the current device. tile_tokens is 0 when shared memory is too small.
 DecodePlan PlanDecode(const AttentionView& layer, int32_t count);
 

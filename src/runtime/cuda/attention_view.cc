@@ -2,12 +2,32 @@
 
 #include <cmath>
 #include <numbers>
+#include <optional>
+#include <span>
 
+#include "ops/cuda/split_plan.h"
+#include "ops/frequency_split.h"
 #include "ops/rope.h"
 
 namespace palu::cuda {
 
-RopeTables::RopeTables(const RopeConfig& rope, int64_t head_dim, cudaStream_t stream) {
+namespace {
+
+// The longest blocks for which the kernel's shape is close enough: the longer, the fewer rows.
+std::optional<FrequencySplit> KernelSplit(std::span<const double> frequencies,
+                                          const SplitForm& form) {
+  if (form.pairs == 0 || std::ssize(frequencies) <= form.pairs) return std::nullopt;
+  for (const int64_t tokens : {2048, 1024, 512, 256, 128}) {
+    FrequencySplit split = MakeFrequencySplit(frequencies, tokens, form.pairs, form.terms);
+    if (split.max_error <= kSplitTolerance) return split;
+  }
+  return std::nullopt;
+}
+
+}  // namespace
+
+RopeTables::RopeTables(const RopeConfig& rope, int64_t head_dim, int64_t queries,
+                       cudaStream_t stream) {
   const std::vector<double> frequencies = InverseFrequencies(rope, head_dim);
   std::vector<double> turns;
   std::vector<float> rounded;
@@ -29,17 +49,37 @@ RopeTables::RopeTables(const RopeConfig& rope, int64_t head_dim, cudaStream_t st
   upload(turns_, turns);
   upload(inverse_frequencies_, rounded);
   upload(tile_, tile);
+  const SplitForm form = SplitFormOf(static_cast<int32_t>(queries));
+  if (const std::optional<FrequencySplit> split = KernelSplit(frequencies, form)) {
+    const double down = form.grouped ? kWaveDown : 1;
+    std::vector<float> basis;  // [tokens, terms]
+    for (int64_t t = 0; t < split->block_tokens; ++t) {
+      for (int64_t j = 0; j < split->terms; ++j) {
+        basis.push_back(static_cast<float>(down * split->Wave(j)[t]));
+      }
+    }
+    std::vector<float2> coefficients;
+    for (const std::complex<double>& c : split->coefficients) {
+      coefficients.push_back({static_cast<float>(c.real()), static_cast<float>(c.imag())});
+    }
+    upload(basis_, basis);
+    upload(coefficients_, coefficients);
+    split_ = {basis_.data(), coefficients_.data(), static_cast<int32_t>(split->block_tokens),
+              static_cast<int32_t>(split->exact_pairs), static_cast<int32_t>(split->terms)};
+  }
   Check(cudaStreamSynchronize(stream), "running on the device");
 }
 
 AttentionView MakeAttentionView(const ModelConfig& config, const DeviceLayer& layer,
-                                const RopeView& rope, bool batch_invariant) {
+                                const RopeView& rope, const SplitView& split,
+                                bool batch_invariant) {
   AttentionView view;
   view.heads = static_cast<int32_t>(config.num_heads);
   view.kv_heads = static_cast<int32_t>(config.num_kv_heads);
   view.head_dim = static_cast<int32_t>(config.head_dim);
   view.scale = 1.0f / std::sqrt(static_cast<float>(config.head_dim));
   view.rope = rope;
+  view.split = split;
   view.k = layer.k.view;
   view.v = layer.v.view;
   view.batch_invariant = batch_invariant;

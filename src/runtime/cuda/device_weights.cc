@@ -100,8 +100,9 @@ DeviceTensor StackBiases(Uploader& uploader,
 // Keys, whose U DecodeAttention wants packed, come with the head_dim; values with 0.
 DeviceProjection UploadProjection(Uploader& uploader, const CachedPages& pages,
                                   const ProjectionWeights& weights, const TensorView& norm,
-                                  float eps, int64_t pack_head_dim, cudaStream_t stream) {
-  DeviceProjection p{UploadPages(pages, stream), {}, {}, {}, {}};
+                                  float eps, int64_t pack_head_dim, int32_t queries,
+                                  cudaStream_t stream) {
+  DeviceProjection p{UploadPages(pages, stream), {}, {}, {}, {}, {}};
   ProjectionView& view = p.view;
   if (pages.latent) {  // a plain projection has bias and norm applied before it is stored
     for (size_t i = 0; i < p.pages.size(); ++i) {
@@ -114,6 +115,13 @@ DeviceProjection UploadProjection(Uploader& uploader, const CachedPages& pages,
         p.pages[i].packed_up = p.packed_up.back().data();
         PackUp(p.pages[i].up, view.heads_per_page, static_cast<int32_t>(pack_head_dim), width,
                p.packed_up.back().data(), stream);
+      }
+      if (const int64_t bytes = SplitUpBytes(view, static_cast<int32_t>(pack_head_dim), queries);
+          bytes > 0) {
+        p.split_up.emplace_back(DType::kF16, 1, bytes / 2);
+        p.pages[i].split_up = p.split_up.back().data();
+        PackSplitUp(view, p.pages[i], static_cast<int32_t>(pack_head_dim), queries,
+                    p.split_up.back().data(), stream);
       }
     }
     p.device_pages.Upload(p.pages.data(), view.page_count, stream);
@@ -130,8 +138,9 @@ DeviceLayer UploadLayer(Uploader& uploader, const ModelConfig& config, const Lay
                         const LayerCacheLayout& layout, DType dtype, cudaStream_t stream) {
   DeviceLayer layer;
   const auto eps = static_cast<float>(config.rms_norm_eps);
-  layer.k = UploadProjection(uploader, layout.k, w.k, w.k_norm, eps, config.head_dim, stream);
-  layer.v = UploadProjection(uploader, layout.v, w.v, {}, eps, 0, stream);
+  layer.k = UploadProjection(uploader, layout.k, w.k, w.k_norm, eps, config.head_dim,
+                             static_cast<int32_t>(config.num_heads / config.num_kv_heads), stream);
+  layer.v = UploadProjection(uploader, layout.v, w.v, {}, eps, 0, 0, stream);
   layer.input_norm = uploader.Tensor(w.input_norm, DType::kF32);
   layer.post_norm = uploader.Tensor(w.post_norm, DType::kF32);
   layer.q_norm = uploader.Tensor(w.q_norm, DType::kF32);

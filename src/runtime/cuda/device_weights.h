@@ -47,6 +47,7 @@ DevicePages UploadPages(const CachedPages& pages, cudaStream_t stream);
 struct DeviceProjection : DevicePages {
   std::vector<DeviceTensor> up;         // per page [g*d, rank]
   std::vector<DeviceTensor> packed_up;  // the same for DecodeAttention; keys that it takes only
+  std::vector<DeviceTensor> split_up;   // PackSplitUp of keys that it takes
   DeviceTensor bias, norm;
 };
 

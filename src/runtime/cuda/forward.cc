@@ -38,7 +38,8 @@ Forward::Forward(const Model& model, const CacheLayout& layout, const Exec& exec
       clip_ratio_(static_cast<float>(layout.quantization().clip_ratio)),
       weights_(UploadWeights(model, layout, options.weight_dtype, stream_)),
       linear_(exec.deterministic),
-      rope_tables_(model.config().rope, model.config().head_dim, stream_),
+      rope_tables_(model.config().rope, model.config().head_dim,
+                   model.config().num_heads / model.config().num_kv_heads, stream_),
       fault_(1),
       host_fault_(1) {
   Require(options.fusion != ValueFusion::kOn,
@@ -52,7 +53,8 @@ Forward::Forward(const Model& model, const CacheLayout& layout, const Exec& exec
   Check(cudaMemsetAsync(fault_.data(), 0, sizeof(int32_t), stream_), "clearing the fault");
   stream_.Synchronize();
   for (const DeviceLayer& layer : weights_.layers) {
-    views_.push_back(MakeAttentionView(config, layer, rope_, exec.deterministic));
+    views_.push_back(
+        MakeAttentionView(config, layer, rope_, rope_tables_.split(), exec.deterministic));
   }
   decodes_ = std::all_of(views_.begin(), views_.end(), SupportsDecode);
 }
@@ -68,12 +70,12 @@ DeviceMatrix Forward::Typed(const DeviceBuffer<char>& buffer, int64_t cols, int6
   return MakeMatrix(buffer.data(), weights_.dtype, rows, cols);
 }
 
-void Forward::Reserve(Activations& a, int64_t tokens, int32_t decoding) const {
+void Forward::Reserve(Activations& a, int64_t tokens, int32_t decoding, int64_t blocks) const {
   const ModelConfig& config = model_.config();
   if (decodes_ && decoding > 0) {
     size_t bytes = 0;
     for (const AttentionView& view : views_) {
-      bytes = std::max(bytes, DecodeWorkspaceBytes(view, decoding));
+      bytes = std::max(bytes, DecodeWorkspaceBytes(view, decoding, blocks));
     }
     a.workspace.Resize(std::max(a.workspace.size(), static_cast<int64_t>(bytes)));
   }
@@ -104,7 +106,7 @@ void Forward::RunMixed(const Batch& batch) {
     tables_ = std::make_unique<StepTables>(RoundUpToPower(tokens, 64), RoundUpToPower(sequences, 1),
                                            RoundUpToPower(blocks, kMinBlocks));
   }
-  Reserve(activations_, tokens, static_cast<int32_t>(sequences));
+  Reserve(activations_, tokens, static_cast<int32_t>(sequences), sequences * tables_->max_blocks());
   tables_->Upload(batch, stream_);
   RunLayers(batch, *tables_, activations_);
   last_ = &activations_;
@@ -121,7 +123,8 @@ void Forward::RunDecode(const Batch& batch) {
     step.graph.Reset();
     step.tables =
         std::make_unique<StepTables>(sequences, sequences, RoundUpToPower(blocks, kMinBlocks));
-    Reserve(step.activations, sequences, static_cast<int32_t>(sequences));
+    Reserve(step.activations, sequences, static_cast<int32_t>(sequences),
+            sequences * step.tables->max_blocks());
   }
   step.tables->Upload(batch, stream_);
   if (!step.warm) {

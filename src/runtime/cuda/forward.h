@@ -41,7 +41,8 @@ class Forward final : public ForwardPass {
     bool warm = false;
   };
 
-  void Reserve(Activations& a, int64_t tokens, int32_t decoding) const;
+  // For steps of `tokens` tokens, `decoding` of them of sequences with at most `blocks` blocks.
+  void Reserve(Activations& a, int64_t tokens, int32_t decoding, int64_t blocks) const;
   void RunDecode(const Batch& batch);
   void RunMixed(const Batch& batch);
   // All layers and the final norm, on the stream.

@@ -20,6 +20,7 @@ class StepTables {
   bool Fits(int64_t tokens, int64_t sequences, int64_t blocks) const {
     return tokens <= max_tokens_ && sequences <= max_sequences_ && blocks <= max_blocks_;
   }
+  int64_t max_blocks() const { return max_blocks_; }  // of a sequence
   // Copies what has changed since the last step; the step's copies have ended before the next call
   // returns.
   void Upload(const Batch& batch, cudaStream_t stream);

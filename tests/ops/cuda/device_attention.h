@@ -4,12 +4,14 @@
 #include <cmath>
 #include <numbers>
 #include <numeric>
+#include <optional>
 #include <span>
 #include <vector>
 
 #include "cuda_testing.h"
 #include "ops/attention_fixture.h"
 #include "ops/cuda/attention.h"
+#include "runtime/cuda/attention_view.h"
 
 namespace palu::testing {
 
@@ -56,13 +58,21 @@ class DeviceAttention {
     const auto device_q = ToDevice(q);
     const int64_t bytes = count * width * static_cast<int64_t>(SizeOf(out_dtype));
     const auto out = Poison(bytes);
-    const auto workspace = Poison(static_cast<int64_t>(cuda::DecodeWorkspaceBytes(view, count)));
+    const auto workspace = Poison(static_cast<int64_t>(cuda::DecodeWorkspaceBytes(
+        view, count, count * static_cast<int64_t>(stride))));
     cuda::DecodeAttention(view,
                           {device_table.data(), static_cast<int32_t>(stride), device_lengths.data(),
                            device_positions.data(), count},
                           device_q.data(), width + kGap, workspace.data(), out_dtype, out.data(),
                           nullptr);
     return Loaded(ToHost(out), out_dtype);
+  }
+
+  // Keys are met by rows made from the queries, where the layer allows it.
+  void UseFrequencySplit() {
+    split_.emplace(RopeConfig{.theta = fixture_.theta()}, view.head_dim, view.heads_per_kv(),
+                   nullptr);
+    view.split = split_->split();
   }
 
   cuda::AttentionView view;
@@ -113,9 +123,17 @@ class DeviceAttention {
       page.width = static_cast<int32_t>(pages.pages[i].width);
       to.max_width = std::max(to.max_width, page.width);
       to.width_divisor = std::gcd(to.width_divisor, page.width);
-      if (!pages.latent) continue;
+    }
+    for (size_t i = 0; i < pages.pages.size() && pages.latent; ++i) {
+      cuda::PageView& page = views[i];
       EXPECT_EQ(from.up[i].dtype, to.up_dtype);
       page.up = Keep<std::byte>(from.up[i]);
+      const int32_t queries = view.heads_per_kv();
+      if (const int64_t size = cuda::SplitUpBytes(to, view.head_dim, queries); size > 0) {
+        const auto& split = kept_.emplace_back(Poison(size));
+        page.split_up = split.data();
+        cuda::PackSplitUp(to, page, view.head_dim, queries, split.data(), nullptr);
+      }
       const auto& packed = kept_.emplace_back(Poison(from.up[i].bytes()));
       page.packed_up = packed.data();
       cuda::PackUp(page.up, to.heads_per_page, view.head_dim, page.width, packed.data(), nullptr);
@@ -166,6 +184,7 @@ class DeviceAttention {
   std::vector<std::vector<std::byte*>> addresses_;  // of blocks, per chunk
   cuda::DeviceBuffer<double> turns_;
   cuda::DeviceBuffer<float2> tile_;
+  std::optional<cuda::RopeTables> split_;
 };
 
 }  // namespace palu::testing

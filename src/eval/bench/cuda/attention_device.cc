@@ -86,8 +86,8 @@ class Run final : public AttentionRun {
         tables_(cache_.sequences, shared.stream),
         q_(batch * config.q_size()),
         out_(batch * config.q_size()),
-        workspace_(static_cast<int64_t>(
-            DecodeWorkspaceBytes(layer_.view(), static_cast<int32_t>(batch)))) {
+        workspace_(static_cast<int64_t>(DecodeWorkspaceBytes(
+            layer_.view(), static_cast<int32_t>(batch), batch * BlocksFor(context)))) {
     const Stream& stream = shared_.stream;
     std::vector<float> q(static_cast<size_t>(q_.size()));
     Rng(kSeed).FillNormal(q);

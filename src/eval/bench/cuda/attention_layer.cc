@@ -22,9 +22,11 @@ DeviceWeights RandomWeights(ModelConfig config, const CacheLayout& layout, Threa
 
 AttentionLayer::AttentionLayer(const ModelConfig& one_layer, const CacheLayout& layout,
                                ThreadPool& pool, cudaStream_t stream)
-    : rope_(one_layer.rope, one_layer.head_dim, stream),
+    : rope_(one_layer.rope, one_layer.head_dim, one_layer.num_heads / one_layer.num_kv_heads,
+            stream),
       weights_(RandomWeights(one_layer, layout, pool, stream)),
-      view_(MakeAttentionView(one_layer, weights_.layers.front(), rope_.view(false), false)) {
+      view_(MakeAttentionView(one_layer, weights_.layers.front(), rope_.view(false), rope_.split(),
+                              false)) {
   Check(cudaStreamSynchronize(stream), "running on the device");
 }
 

@@ -1,0 +1,651 @@
+// Rows W of the frequency split from the queries of a step (split_plan.h).
+//
+// A fast pair f has two rows of its own where there is one query per KV head, q_x U_x + q_y U_y and
+// q_y U_x - q_x U_y, for its cosine and its sine. The slow pairs of a block around position p0 have
+// W_j = Re sum_f g_jf (U_x + i U_y) with g_jf = c_jf conj(q_f) e^{i theta_f p0}: a product of
+// [blocks * queries * terms, 2 slow pairs] by [2 slow pairs, width].
+#include <cuda_fp16.h>
+
+#include <algorithm>
+
+#include "ops/cuda/async_copy.cuh"
+#include "ops/cuda/rope_angle.cuh"
+#include "ops/cuda/split_blocks.cuh"
+#include "ops/cuda/split_slots.cuh"
+#include "tensor/cuda/check.h"
+
+namespace palu::cuda {
+namespace {
+
+constexpr int kThreads = 128;
+constexpr int kMaxBlocks = 32;  // of T tokens that a thread block makes W for
+constexpr int kTileRows = 16;   // of W, of a warp at a time
+constexpr float kLog2E = 1.44269504088896340736f;
+
+// Largest entry of W: bytes use their whole range, fp16 stays far from its limit.
+template <int kBits>
+constexpr float kLargest = IntegerRows(kBits) ? 127.0f : 1024.0f;
+
+template <class F, int kBits, int kChunks, int kDim>
+struct Shapes {
+  static constexpr SplitForm kForm = F::kForm;
+  static constexpr int kHalf = kDim / 2, kPairs = kForm.pairs, kSlow = kHalf - kPairs;
+  static constexpr int kTerms = kForm.terms, kQueries = kForm.queries;
+  static constexpr int kRows = kQueries * kTerms;         // of a KV head in a block
+  static constexpr int kDepth = SlowDepth(kDim, kPairs);  // of the product
+  static constexpr int kSlots = kChunks * ChunkSteps(kBits) * 32 / RowElementBytes(kBits);
+  static constexpr int kStride = kSlots + 8;            // of a staged row of U
+  static constexpr int kPasses = (kSlots + 255) / 256;  // over the columns
+  static constexpr int kTiles = kSlots / 8 / kPasses;   // of 8 columns, of a pass
+  static constexpr int kFactors = kDepth / 2 + 4;       // of a row; rows start in different banks
+  static_assert(kSlots % (kPasses * 64) == 0 && kTerms % 2 == 0);
+  struct Shared {
+    __half up[kDepth * kStride];             // as PackSplitUp orders it
+    float2 phases[kMaxBlocks * kDepth / 2];  // e^{i theta_f p0}
+    float2 factors[kRows * kFactors];        // c_jf conj(q_f) / largest
+    float largest[kQueries];
+    float heads[kSplitPageHeads * kQueries];  // what a slot's whole score is scaled by
+    float pairs[kPairs];                      // FastScales; absorbed only
+    __half row_scales[kMaxBlocks * kRows];    // grouped only
+    float biases[kQueries];                   // grouped only, with a key bias
+    float slow_bias[kMaxBlocks * kRows];      // W_j b; the same
+  };
+};
+
+// Absorbed: what a head's whole score is scaled by.
+template <class S>
+__device__ void ScaleHead(const float* q, const float* bounds, int head, typename S::Shared& s) {
+  const int lane = Lane();
+  if (threadIdx.x >= 32) return;
+  float sum = 0;
+  for (int f = lane; f < S::kPairs; f += 32) {
+    const float x = q[f], y = q[f + S::kHalf];
+    sum += (x * x + y * y) * bounds[f] * bounds[f];
+  }
+#pragma unroll
+  for (int mask = 16; mask >= 1; mask /= 2) sum += __shfl_xor_sync(~0u, sum, mask);
+  if (lane == 0) s.heads[head] = sum > 0 ? sqrtf(sum / S::kPairs) : 1.0f;
+}
+
+// Absorbed: scales of the unit's fast rows. An entry is scales.pairs[f] * scales.heads[h] times a
+// number of at most kLargest, since |q_f| max_i |U_f,i| bounds both rows of a pair.
+template <int kBits, class S>
+__device__ void ScaleFastRows(const float* q, const float* bounds, typename S::Shared& s) {
+  const int t = static_cast<int>(threadIdx.x);
+  for (int head = 0; head < kSplitPageHeads; ++head) {
+    ScaleHead<S>(q + head * 2 * S::kHalf, bounds + head * S::kHalf, head, s);
+  }
+  __syncthreads();
+  if (t < S::kPairs) {
+    float most = 0;
+    for (int head = 0; head < kSplitPageHeads; ++head) {
+      const float* from = q + head * 2 * S::kHalf + t;
+      const float x = from[0], y = from[S::kHalf];
+      most = fmaxf(most, sqrtf(x * x + y * y) * bounds[head * S::kHalf + t] / s.heads[head]);
+    }
+    s.pairs[t] = most > 0 ? most / kLargest<kBits> : 1.0f;
+  }
+  __syncthreads();
+}
+
+template <int kBits>
+__device__ void StoreRow(std::byte* rows, int count, int row, const SlotPairs<kBits>& slots,
+                         float (&x)[4]) {
+  SlotPairs<kBits>::Order(x);
+  if constexpr (IntegerRows(kBits)) {
+    char4 bytes;
+    bytes.x = static_cast<signed char>(__float2int_rn(x[0]));
+    bytes.y = static_cast<signed char>(__float2int_rn(x[1]));
+    bytes.z = static_cast<signed char>(__float2int_rn(x[2]));
+    bytes.w = static_cast<signed char>(__float2int_rn(x[3]));
+    *reinterpret_cast<char4*>(rows + OperandByte(count, row, slots.first)) = bytes;
+  } else {
+    *reinterpret_cast<__half2*>(rows + OperandByte(count, row, slots.first * 2)) =
+        __floats2half2_rn(x[0], x[1]);
+    *reinterpret_cast<__half2*>(rows + OperandByte(count, row, slots.second * 2)) =
+        __floats2half2_rn(x[2], x[3]);
+  }
+}
+
+template <int kBits, class S>
+__device__ void AbsorbFast(const SplitArguments& args, const PageView& page, const float* q,
+                           int head, const typename S::Shared& s, std::byte* out) {
+  constexpr int kHalf = S::kHalf, kDim = 2 * kHalf, kSplitPairs = S::kPairs;
+  constexpr int kSplitHeads = kSplitPageHeads, kFastRows = S::kForm.fast_rows();
+  const int units = page.width / 4, rows = 2 * kSplitPairs;
+  const auto* up = static_cast<const __half*>(page.up) + int64_t{head} * kDim * page.width;
+  for (int i = static_cast<int>(threadIdx.x); i < kSplitPairs * units; i += kThreads) {
+    const int pair = i % kSplitPairs, latent = i / kSplitPairs * 4;
+    const float scale = 1 / (s.pairs[pair] * s.heads[head]);
+    const float x = q[pair] * scale, y = q[pair + kHalf] * scale;
+    const auto* re = reinterpret_cast<const __half2*>(up + pair * page.width + latent);
+    const auto* im = reinterpret_cast<const __half2*>(up + (pair + kHalf) * page.width + latent);
+    const float2 r0 = __half22float2(re[0]), r1 = __half22float2(re[1]);
+    const float2 i0 = __half22float2(im[0]), i1 = __half22float2(im[1]);
+    float a[4] = {x * r0.x + y * i0.x, x * r0.y + y * i0.y, x * r1.x + y * i1.x,
+                  x * r1.y + y * i1.y};
+    float b[4] = {y * r0.x - x * i0.x, y * r0.y - x * i0.y, y * r1.x - x * i1.x,
+                  y * r1.y - x * i1.y};
+    const SlotPairs<kBits> slots(page.width, latent);
+    StoreRow<kBits>(out, kFastRows, head * rows + 2 * pair, slots, a);
+    StoreRow<kBits>(out, kFastRows, head * rows + 2 * pair + 1, slots, b);
+  }
+  auto* scales = reinterpret_cast<FastScales*>(out + args.plan.steps * 32 * kFastRows);
+  const int t = static_cast<int>(threadIdx.x);
+  if (head == 0 && t < kSplitPairs) scales->pairs[t] = s.pairs[t];
+  // Codes of 8 bits are multiplied as fp16 numbers of 2^-24.
+  const float unpacked = kBits == 8 ? 16777216.0f : 1.0f;
+  if (head == 0 && t < kSplitHeads) {
+    scales->heads[t] = s.heads[t] * args.decode.layer.scale * kLog2E * unpacked;
+  }
+}
+
+// Grouped: what a slot's whole score is scaled by, so that entries of the queries and scales of
+// slow rows are at most one and two: entries of W are at most the sum of their pairs' bounds.
+template <class S>
+__device__ void ScaleSlots(const float* q, const float* scales, const float* bounds, int queries,
+                           typename S::Shared& s) {
+  const int warp = static_cast<int>(threadIdx.x) / 32, lane = Lane();
+  for (int i = warp; i < S::kQueries; i += kThreads / 32) {
+    float most = 0, sum = 0;
+    for (int f = lane; f < S::kHalf && i < queries; f += 32) {
+      const float x = q[i * 2 * S::kHalf + f], y = q[i * 2 * S::kHalf + f + S::kHalf];
+      if (f < S::kPairs) most = fmaxf(most, fmaxf(fabsf(x), fabsf(y)) * scales[f]);
+      if (f >= S::kPairs) sum += sqrtf(x * x + y * y) * bounds[f];
+    }
+#pragma unroll
+    for (int mask = 16; mask >= 1; mask /= 2) {
+      most = fmaxf(most, __shfl_xor_sync(~0u, most, mask));
+      sum += __shfl_xor_sync(~0u, sum, mask);
+    }
+    if (lane == 0) {
+      const float scale = fmaxf(most, sum / 127.0f);
+      s.heads[i] = scale > 0 ? scale : 1.0f;
+    }
+  }
+  __syncthreads();
+}
+
+// Grouped: what parts of scores that a key bias [2 half] makes are scaled by: entries are at most
+// two.
+template <class S>
+__device__ void ScaleBiases(const float* q, const float* bias, int queries, typename S::Shared& s) {
+  const int warp = static_cast<int>(threadIdx.x) / 32, lane = Lane();
+  for (int i = warp; i < S::kQueries; i += kThreads / 32) {
+    float most = 0, sum = 0;
+    for (int f = lane; f < S::kHalf && i < queries; f += 32) {
+      const float x = q[i * 2 * S::kHalf + f], y = q[i * 2 * S::kHalf + f + S::kHalf];
+      const float b_x = bias[f], b_y = bias[f + S::kHalf];
+      const float size = sqrtf((x * x + y * y) * (b_x * b_x + b_y * b_y));
+      if (f < S::kPairs) most = fmaxf(most, size);
+      if (f >= S::kPairs) sum += size;
+    }
+#pragma unroll
+    for (int mask = 16; mask >= 1; mask /= 2) {
+      most = fmaxf(most, __shfl_xor_sync(~0u, most, mask));
+      sum += __shfl_xor_sync(~0u, sum, mask);
+    }
+    if (lane == 0) s.biases[i] = fmaxf(most, sum) > 0 ? fmaxf(most, sum) : 1.0f;
+  }
+  __syncthreads();
+}
+
+// Two numbers as sums of two fp16 numbers each.
+__device__ inline void SplitHalves(float x, float y, uint32_t& high, uint32_t& low) {
+  const __half2 rounded = __floats2half2_rn(x, y);
+  const float2 back = __half22float2(rounded);
+  const __half2 rest = __floats2half2_rn(x - back.x, y - back.y);
+  high = reinterpret_cast<const uint32_t&>(rounded);
+  low = reinterpret_cast<const uint32_t&>(rest);
+}
+
+// Grouped: what the queries of a KV head make of its bias in fast pairs, as operands that meet the
+// waves.
+template <class S>
+__device__ void StoreBiases(const SplitArguments& args, const float* q, const float* bias,
+                            int in_unit, int queries, const typename S::Shared& s, std::byte* out) {
+  auto& to = *reinterpret_cast<GroupedQueries<S::kForm.heads>*>(out);
+  for (int i = static_cast<int>(threadIdx.x); i < S::kQueries * kBiasSteps * 8; i += kThreads) {
+    const int half = i % 2, c = i / 2 % 4, step = i / 8 % kBiasSteps, query = i / 8 / kBiasSteps;
+    const int slot = in_unit * S::kQueries + query, pair = step * 8 + 4 * half + c;
+    float cosine = 0, sine = 0;
+    if (pair < S::kPairs && query < queries) {
+      const float* from = q + query * 2 * S::kHalf + pair;
+      const float x = from[0], y = from[S::kHalf], b_x = bias[pair], b_y = bias[pair + S::kHalf];
+      cosine = (x * b_x + y * b_y) / s.biases[query];
+      sine = (y * b_x - x * b_y) / s.biases[query];
+    }
+    Fragment& high = to.bias[0][slot / 8][step][slot % 8 * 4 + c];
+    Fragment& low = to.bias[1][slot / 8][step][slot % 8 * 4 + c];
+    if (half == 0) {
+      SplitHalves(cosine, sine, high.x, low.x);
+    } else {
+      SplitHalves(cosine, sine, high.y, low.y);
+    }
+  }
+  const int t = static_cast<int>(threadIdx.x);
+  if (t < S::kQueries) {
+    const float scale = t < queries ? s.biases[t] * args.decode.layer.scale * kLog2E : 0.0f;
+    to.biases[in_unit * S::kQueries + t] = scale / kKeyDown;
+  }
+}
+
+// Grouped: the queries of a KV head as operands that meet its rotated fast pairs.
+template <class S>
+__device__ void StoreQueries(const SplitArguments& args, const float* q, const float* scales,
+                             int in_unit, int queries, const typename S::Shared& s,
+                             std::byte* out) {
+  constexpr int kHeads = S::kForm.heads, kSteps = kFastSteps<kHeads>;
+  auto& to = *reinterpret_cast<GroupedQueries<kHeads>*>(out);
+  for (int i = static_cast<int>(threadIdx.x); i < S::kQueries * kSteps * 8; i += kThreads) {
+    const int half = i % 2, c = i / 2 % 4, step = i / 8 % kSteps, query = i / 8 / kSteps;
+    const int slot = in_unit * S::kQueries + query, t = slot / 8;
+    const int column = (FirstFastStep<kHeads>(t) + step) * 16 + 8 * half + 2 * c;
+    const int pair = column % (2 * S::kPairs) / 2;
+    __half2 entry = __floats2half2_rn(0, 0);
+    if (column / (2 * S::kPairs) == in_unit && query < queries) {
+      const float scale = scales[pair] / s.heads[query];
+      const float* from = q + query * 2 * S::kHalf + pair;
+      entry = __floats2half2_rn(from[0] * scale, from[S::kHalf] * scale);
+    }
+    Fragment& fragment = to.fast[t][step][slot % 8 * 4 + c];
+    (half == 0 ? fragment.x : fragment.y) = reinterpret_cast<const uint32_t&>(entry);
+  }
+  const int t = static_cast<int>(threadIdx.x);
+  if (t < S::kQueries) {
+    const float scale = t < queries ? s.heads[t] * args.decode.layer.scale * kLog2E : 0.0f;
+    to.heads[in_unit * S::kQueries + t] = scale / kKeyDown;
+  }
+}
+
+// Zeros where narrow pages leave slots of W without a latent.
+__device__ inline void ClearRows(std::byte* out, int count, int first, int rows, int bytes) {
+  for (int i = static_cast<int>(threadIdx.x); i < rows * bytes / 16; i += kThreads) {
+    *reinterpret_cast<uint4*>(out + OperandByte(count, first + i % rows, i / rows * 16)) = {};
+  }
+  __syncthreads();
+}
+
+// Starts copying a head's rows of U of slow pairs.
+template <class S>
+__device__ void StageUp(const std::byte* packed, int head, typename S::Shared& s) {
+  constexpr int kBytes = S::kDepth * S::kStride * 2;
+  const std::byte* from = packed + head * kBytes;
+  const uint32_t to = SharedAddress(s.up);
+  for (int at = static_cast<int>(threadIdx.x) * 16; at < kBytes; at += kThreads * 16) {
+    CopyAsync16(to + at, from + at, true);
+  }
+  CommitCopies();
+}
+
+// (x.x + i x.y)(y.x + i y.y)
+__device__ inline float2 Product(float2 x, float2 y) {
+  return {x.x * y.x - x.y * y.y, x.x * y.y + x.y * y.x};
+}
+
+// Of a KV head: what of g_jf its queries give, and what blocks turn them by. Pairs that fill up the
+// depth are zero.
+template <class S>
+__device__ void MakeFactors(const AttentionView& layer, const float* q, int queries,
+                            int64_t position, int blocks, typename S::Shared& s) {
+  constexpr int kPadded = S::kDepth / 2;
+  const int t = static_cast<int>(threadIdx.x), warp = t / 32, lane = Lane();
+  for (int i = warp; i < S::kQueries; i += kThreads / 32) {
+    const float* from = q + i * 2 * S::kHalf + S::kPairs;
+    float most = 0;
+    for (int f = lane; f < S::kSlow && i < queries; f += 32) {
+      most = fmaxf(most, fmaxf(fabsf(from[f]), fabsf(from[f + S::kHalf])));
+    }
+#pragma unroll
+    for (int mask = 16; mask >= 1; mask /= 2) most = fmaxf(most, __shfl_xor_sync(~0u, most, mask));
+    if (most == 0) most = 1;
+    if (lane == 0) s.largest[i] = most;
+    for (int f = lane; f < kPadded; f += 32) {
+      float2 x = {0, 0};
+      if (f < S::kSlow && i < queries) x = {from[f] / most, -from[f + S::kHalf] / most};
+#pragma unroll
+      for (int j = 0; j < S::kTerms; ++j) {
+        const float2 c = f < S::kSlow ? layer.split.coefficients[j * S::kSlow + f] : float2{0, 0};
+        s.factors[(i * S::kTerms + j) * S::kFactors + f] = Product(c, x);
+      }
+    }
+  }
+  const int tokens = layer.split.block_tokens;
+  for (int i = t; i < blocks * kPadded; i += kThreads) {
+    const int block = i / kPadded, f = i % kPadded;
+    if (f >= S::kSlow) {
+      s.phases[i] = {0, 0};
+      continue;
+    }
+    const double turns = static_cast<double>(position + int64_t{block} * tokens + tokens / 2) *
+                         layer.rope.turns[S::kPairs + f];
+    sincospif(static_cast<float>(2 * (turns - rint(turns))), &s.phases[i].y, &s.phases[i].x);
+  }
+}
+
+// Two operands of the product's left side: the real part of g_jf and the imaginary one, negated.
+__device__ inline uint32_t Turned(float2 factor, float2 phase) {
+  const float2 g = Product(factor, phase);
+  const __half2 x = __floats2half2_rn(g.x, -g.y);
+  return reinterpret_cast<const uint32_t&>(x);
+}
+
+// A lane's part of 16 rows of W, columns of `pass`: rows `at` (two of them) and kTiles tiles.
+template <class S>
+__device__ inline void MultiplyRows(const typename S::Shared& s, const int (&at)[2], int pass,
+                                    float (&sums)[S::kTiles][4]) {
+  const int lane = Lane(), c = lane % 4;
+  const float2 *factors[2], *phases[2];
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    factors[r] = s.factors + at[r] % S::kRows * S::kFactors + c;
+    phases[r] = s.phases + at[r] / S::kRows * (S::kDepth / 2) + c;
+  }
+  const uint32_t matrix = SharedAddress(s.up + (lane / 8 % 2 * 8 + lane % 8) * S::kStride +
+                                        pass * S::kTiles * 8 + lane / 16 * 8);
+#pragma unroll
+  for (int n = 0; n < S::kTiles; ++n) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) sums[n][i] = 0;
+  }
+#pragma unroll
+  for (int k = 0; k < S::kDepth; k += 16) {
+    uint32_t a[4];
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int f = k / 2 + half * 4;
+#pragma unroll
+      for (int r = 0; r < 2; ++r) a[2 * half + r] = Turned(factors[r][f], phases[r][f]);
+    }
+#pragma unroll
+    for (int n = 0; n < S::kTiles; n += 2) {
+      uint32_t b[4];
+      LoadTransposed(b, matrix + (k * S::kStride + n * 8) * 2);
+      Mma<__half>(sums[n], a, b[0], b[1]);
+      Mma<__half>(sums[n + 1], a, b[2], b[3]);
+    }
+  }
+}
+
+// 16 bytes of a row of W from a lane's sums: of tiles `first` on, rows' elements 2 r and 2 r + 1.
+template <int kBits, int kTiles>
+__device__ inline uint4 RoundRow(const float (&sums)[kTiles][4], int first, int r, float to) {
+  uint32_t words[4];
+#pragma unroll
+  for (int w = 0; w < 4; ++w) {
+    if constexpr (IntegerRows(kBits)) {
+      // The last byte of 1.5 2^23 + n is that of n.
+      constexpr float kMagic = 12582912.0f;
+      uint32_t n[4];
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        n[i] = __float_as_uint(fmaf(sums[first + 2 * w + i / 2][2 * r + i % 2], to, kMagic));
+      }
+      words[w] =
+          __byte_perm(__byte_perm(n[0], n[1], 0x0040), __byte_perm(n[2], n[3], 0x0040), 0x5410);
+    } else {
+      const float(&x)[4] = sums[first + w];
+      const __half2 pair = __floats2half2_rn(x[2 * r] * to, x[2 * r + 1] * to);
+      words[w] = reinterpret_cast<const uint32_t&>(pair);
+    }
+  }
+  return {words[0], words[1], words[2], words[3]};
+}
+
+// What entries of a row are multiplied by before they are rounded, given the largest. `scale`: what
+// the kernel multiplies products with the row by, to get parts of a slot's score over heads[slot].
+template <int kBits, class S>
+__device__ inline float RowScale(float most, float largest, float head, float& scale) {
+  if (most == 0) {
+    scale = 0;
+    return 0;
+  }
+  if constexpr (S::kForm.grouped) {  // an operand of fp16, rounded up
+    constexpr float kUp = kKeyDown / kWaveDown;
+    scale = __half2float(__float2half_ru(kUp * most * largest / (kLargest<kBits> * head)));
+    return kUp * largest / (scale * head);
+  } else {
+    const float to = kLargest<kBits> / most;
+    scale = largest / (to * head);
+    return to;
+  }
+}
+
+// W of `blocks` blocks for a KV head, `head` in the unit; each warp has every fourth tile of rows.
+template <int kBits, class S>
+__device__ void AbsorbSlow(const SplitArguments& args, int head, int blocks, int unit_stride,
+                           typename S::Shared& s, std::byte* out) {
+  constexpr int kSlowRows = S::kForm.slow_rows();
+  constexpr int kStored = IntegerRows(kBits) ? 8 : 4;  // tiles that give a lane 16 bytes of a row
+  const int warp = static_cast<int>(threadIdx.x) / 32, lane = Lane(), g = lane / 4, c = lane % 4;
+  const int rows = blocks * S::kRows;
+  for (int tile = warp * kTileRows; tile < rows; tile += kThreads / 32 * kTileRows) {
+    const int at[2] = {min(tile + g, rows - 1), min(tile + g + 8, rows - 1)};
+    float sums[S::kTiles][4], most[2] = {0, 0}, to[2];
+#pragma unroll 1
+    for (int pass = 0; pass < S::kPasses; ++pass) {
+      MultiplyRows<S>(s, at, pass, sums);
+#pragma unroll
+      for (int n = 0; n < S::kTiles; ++n) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) most[i / 2] = fmaxf(most[i / 2], fabsf(sums[n][i]));
+      }
+    }
+    std::byte* to_rows[2];
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      most[r] = fmaxf(most[r], __shfl_xor_sync(~0u, most[r], 1));
+      most[r] = fmaxf(most[r], __shfl_xor_sync(~0u, most[r], 2));
+      const int block = at[r] / S::kRows, in_block = at[r] % S::kRows;
+      const int query = in_block / S::kTerms, row = head * S::kRows + in_block;
+      float scale;
+      to[r] = RowScale<kBits, S>(most[r], s.largest[query],
+                                 s.heads[S::kForm.grouped ? query : head], scale);
+      std::byte* block_rows = out + int64_t{block} * unit_stride;
+      to_rows[r] = block_rows + row * 16;
+      if (c != 0 || tile + g + 8 * r >= rows) continue;
+      if constexpr (S::kForm.grouped) {
+        s.row_scales[at[r]] = __float2half_rn(scale);
+      } else {
+        reinterpret_cast<SlowScales*>(block_rows + args.plan.slow_row_bytes())->rows[row] = scale;
+      }
+    }
+#pragma unroll 1
+    for (int pass = 0; pass < S::kPasses; ++pass) {
+      if (S::kPasses > 1) MultiplyRows<S>(s, at, pass, sums);
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        if (tile + g + 8 * r >= rows) continue;
+#pragma unroll
+        for (int n = 0; n < S::kTiles; n += kStored) {
+          const int piece = (pass * S::kTiles + n) / kStored * 4 + c;  // of 16 bytes
+          *reinterpret_cast<uint4*>(to_rows[r] + piece * kSlowRows * 16) =
+              RoundRow<kBits>(sums, n, r, to[r]);
+        }
+      }
+    }
+  }
+}
+
+// Grouped: W_j b of `blocks` blocks for a KV head, as operands that meet the slow waves.
+template <class S>
+__device__ void StoreSlowBias(const SplitArguments& args, const float* bias, int in_unit,
+                              int blocks, int unit_stride, typename S::Shared& s, std::byte* out) {
+  for (int at = static_cast<int>(threadIdx.x); at < blocks * S::kRows; at += kThreads) {
+    const float2* factors = s.factors + at % S::kRows * S::kFactors;
+    const float2* phases = s.phases + at / S::kRows * (S::kDepth / 2);
+    float sum = 0;
+    for (int f = 0; f < S::kSlow; ++f) {
+      const float2 g = Product(factors[f], phases[f]);
+      sum += g.x * bias[S::kPairs + f] - g.y * bias[S::kPairs + f + S::kHalf];
+    }
+    const int query = at % S::kRows / S::kTerms;
+    s.slow_bias[at] = sum * s.largest[query] / s.biases[query] * (kKeyDown / kWaveDown);
+  }
+  __syncthreads();
+  for (int i = static_cast<int>(threadIdx.x); i < blocks * S::kQueries * 4; i += kThreads) {
+    const int c = i % 4, query = i / 4 % S::kQueries, block = i / 4 / S::kQueries;
+    const int slot = in_unit * S::kQueries + query;
+    const float* from = s.slow_bias + block * S::kRows + query * S::kTerms + 2 * c;
+    auto& to = *reinterpret_cast<GroupedSlowScales*>(out + int64_t{block} * unit_stride +
+                                                     args.plan.slow_row_bytes());
+    const bool real = 2 * c < S::kTerms;
+    SplitHalves(real ? from[0] : 0.0f, real ? from[1] : 0.0f,
+                to.bias[0][slot / 8][slot % 8 * 4 + c], to.bias[1][slot / 8][slot % 8 * 4 + c]);
+  }
+}
+
+// Grouped: scales of a KV head's rows as operands; another slot's are zero.
+template <class S>
+__device__ void StoreSlowScales(const SplitArguments& args, int in_unit, int blocks,
+                                int unit_stride, const typename S::Shared& s, std::byte* out) {
+  __syncthreads();
+  for (int i = static_cast<int>(threadIdx.x); i < blocks * S::kQueries * kSlowSteps * 8;
+       i += kThreads) {
+    const int half = i % 2, c = i / 2 % 4, step = i / 8 % kSlowSteps;
+    const int query = i / 8 / kSlowSteps % S::kQueries, block = i / 8 / kSlowSteps / S::kQueries;
+    const int slot = in_unit * S::kQueries + query;
+    const int column = step * 16 + 8 * half + 2 * c;  // among those of eight slots
+    __half2 scales = __floats2half2_rn(0, 0);
+    if (column / S::kTerms == slot % 8) {
+      const __half* from = s.row_scales + block * S::kRows + query * S::kTerms + column % S::kTerms;
+      scales = __halves2half2(from[0], from[1]);
+    }
+    auto& to = *reinterpret_cast<GroupedSlowScales*>(out + int64_t{block} * unit_stride +
+                                                     args.plan.slow_row_bytes());
+    Fragment& fragment = to.slow[slot / 8][step][slot % 8 * 4 + c];
+    (half == 0 ? fragment.x : fragment.y) = reinterpret_cast<const uint32_t&>(scales);
+  }
+}
+
+// grid: (1 + groups of `group` blocks of the longest table, KV heads, count).
+template <class F, int kBits, int kChunks, int kDim>
+__global__ void __launch_bounds__(kThreads, kChunks* ChunkSteps(kBits) <= 8 ? 3 : 1)
+    AbsorbQueries(const __grid_constant__ SplitArguments args, int group) {
+  using S = Shapes<F, kBits, kChunks, kDim>;
+  extern __shared__ __align__(16) std::byte bytes[];
+  auto& s = *reinterpret_cast<typename S::Shared*>(bytes);
+  const AttentionView& layer = args.decode.layer;
+  const SequencesView& sequences = args.decode.sequences;
+  const int kv_head = static_cast<int>(blockIdx.y), sequence = static_cast<int>(blockIdx.z);
+  const int unit = kv_head / S::kForm.heads, in_unit = kv_head % S::kForm.heads;
+  const int in_page = kv_head % kSplitPageHeads, queries = layer.heads_per_kv();
+  const int tokens = layer.split.block_tokens, units = args.plan.units;
+  const int blocks = (sequences.lengths[sequence] + tokens - 1) / tokens;
+  const int first = (static_cast<int>(blockIdx.x) - 1) * group;
+  LetNextKernelStart();
+  if (first >= blocks) return;
+  const PageView page = layer.k.pages[kv_head / kSplitPageHeads];
+  const auto* up = static_cast<const std::byte*>(page.split_up);
+  const auto* bounds = reinterpret_cast<const float*>(up + args.plan.up.bounds);
+  const float* q = args.decode.q + sequence * args.decode.q_stride + kv_head * queries * kDim;
+  const float* bias = layer.k.bias != nullptr ? layer.k.bias + kv_head * kDim : nullptr;
+  if (blockIdx.x != 0) StageUp<S>(up + args.plan.up.slow, in_page, s);
+  std::byte* made = args.fast + (int64_t{sequence} * units + unit) * args.plan.made_bytes();
+  if constexpr (S::kForm.grouped) {
+    const float* scales =
+        reinterpret_cast<const float*>(up + args.plan.up.scales) + in_page * S::kPairs;
+    ScaleSlots<S>(q, scales, bounds + in_page * S::kHalf, queries, s);
+    if (bias != nullptr) ScaleBiases<S>(q, bias, queries, s);
+    if (blockIdx.x == 0) {
+      if (bias != nullptr) StoreBiases<S>(args, q, bias, in_unit, queries, s, made);
+      return StoreQueries<S>(args, q, scales, in_unit, queries, s, made);
+    }
+  } else {
+    if (blockIdx.x != 0) {
+      ScaleHead<S>(q, bounds + in_page * S::kHalf, in_unit, s);
+    } else {
+      ScaleFastRows<kBits, S>(q - in_page * kDim, bounds, s);
+      constexpr int kFastRows = S::kForm.fast_rows(), kOwn = 2 * S::kPairs;
+      if (page.width < S::kSlots) {
+        ClearRows(made, kFastRows, in_unit * kOwn, kOwn, args.plan.steps * 32);
+      }
+      return AbsorbFast<kBits, S>(args, page, q, in_unit, s, made);
+    }
+  }
+  const int count = min(blocks - first, group);
+  const int64_t position = sequences.first_positions[sequence] + int64_t{first} * tokens;
+  MakeFactors<S>(layer, q, queries, position, count, s);
+  const int64_t before = SlowBlocksBefore(sequences, sequence, tokens) + first;
+  WaitForCopies<0>();  // of U
+  __syncthreads();
+  const int stride = units * args.plan.slow_bytes();
+  std::byte* out = args.slow + (before * units + unit) * args.plan.slow_bytes();
+  AbsorbSlow<kBits, S>(args, in_unit, count, stride, s, out);
+  if constexpr (S::kForm.grouped) {
+    StoreSlowScales<S>(args, in_unit, count, stride, s, out);
+    if (bias != nullptr) StoreSlowBias<S>(args, bias, in_unit, count, stride, s, out);
+  }
+}
+
+template <class F, int kBits, int kChunks, int kDim>
+void Launch(const SplitArguments& args, cudaStream_t stream) {
+  const auto kernel = AbsorbQueries<F, kBits, kChunks, kDim>;
+  const size_t shared = sizeof(typename Shapes<F, kBits, kChunks, kDim>::Shared);
+  Check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                             static_cast<int>(shared)),
+        "reserving shared memory");
+  const AttentionView& layer = args.decode.layer;
+  const int64_t tokens = int64_t{args.decode.sequences.stride} * 64;
+  const int64_t blocks = (tokens + layer.split.block_tokens - 1) / layer.split.block_tokens;
+  const int64_t rows = int64_t{layer.kv_heads} * args.decode.sequences.count;
+  // What a thread block does first pays for many blocks of T tokens; few sequences of short
+  // contexts are to fill the device all the same, with a tile of rows for each warp.
+  constexpr int kRows = Shapes<F, kBits, kChunks, kDim>::kRows;
+  constexpr int kLeast = std::max(1, kThreads / 32 * kTileRows / kRows);
+  int group = kMaxBlocks;
+  while (group > kLeast &&
+         2 * rows * ((blocks + group - 1) / group) < 3 * args.plan.multiprocessors) {
+    group /= 2;
+  }
+  const dim3 grid(static_cast<unsigned>(1 + (blocks + group - 1) / group),
+                  static_cast<unsigned>(layer.kv_heads),
+                  static_cast<unsigned>(args.decode.sequences.count));
+  kernel<<<grid, kThreads, shared, stream>>>(args, group);
+  Check(cudaGetLastError(), "absorbing queries");
+}
+
+template <class F, int kBits, int kChunks>
+void LaunchDim(const SplitArguments& args, cudaStream_t stream) {
+  if (args.decode.layer.head_dim == 128) return Launch<F, kBits, kChunks, 128>(args, stream);
+  Launch<F, kBits, kChunks, 64>(args, stream);
+}
+
+// The plan's chunks are those of one of four widths.
+template <class F, int kBits>
+void LaunchBits(const SplitArguments& args, cudaStream_t stream) {
+  const auto is = [&](int width) { return args.plan.chunks == Chunks(kBits, width); };
+  if (is(128)) return LaunchDim<F, kBits, Chunks(kBits, 128)>(args, stream);
+  if (is(256)) return LaunchDim<F, kBits, Chunks(kBits, 256)>(args, stream);
+  if (is(384)) return LaunchDim<F, kBits, Chunks(kBits, 384)>(args, stream);
+  LaunchDim<F, kBits, Chunks(kBits, 512)>(args, stream);
+}
+
+template <class F>
+void LaunchCodes(const SplitArguments& args, cudaStream_t stream) {
+  switch (args.decode.layer.k.bits) {
+    case 2:
+      return LaunchBits<F, 2>(args, stream);
+    case 3:
+      return LaunchBits<F, 3>(args, stream);
+    default:
+      return LaunchBits<F, 4>(args, stream);
+  }
+}
+
+}  // namespace
+
+void LaunchSplitAbsorb(const SplitArguments& args, cudaStream_t stream) {
+  if (args.plan.form.heads == 2) return LaunchCodes<Grouped<2>>(args, stream);
+  if (args.plan.form.grouped) return LaunchCodes<Grouped<4>>(args, stream);
+  switch (args.decode.layer.k.bits) {
+    case 8:
+      return LaunchBits<Absorbed, 8>(args, stream);
+    case 16:
+      return LaunchBits<Absorbed, 16>(args, stream);
+    default:
+      return LaunchCodes<Absorbed>(args, stream);
+  }
+}
+
+}  // namespace palu::cuda
