@@ -395,16 +395,24 @@ __device__ void ConsumeGrouped(const SplitArguments& args, const SplitShare& sha
       ScoreKeys<kHeads, kBits>(sums_of_rows, waves, key_page + phi_place, queries,
                                slow_rows + slow_scales, c, products);
     }
-    float biases[2][4] = {};
+    const float2 heads[2] = {LoadFloat2(head_scales), LoadFloat2(head_scales + 32)};
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      products[i / 4][i % 4] *=
+          key_scales[i % 4 / 2] * (i % 2 == 0 ? heads[i / 4].x : heads[i / 4].y);
+    }
     if (has_bias) {
+      float biases[2][4];
       ScoreBias<kForm.pairs, kForm.terms>(waves, key_page + phi_place,
                                           queries + offsetof(GroupedQueries<kHeads>, bias),
                                           slow_rows + slow_bias, c, biases);
-      const uint32_t at = head_scales + 16 * 4;
+      const uint32_t at = head_scales + kSlots * 4;
       const float2 scale[2] = {LoadFloat2(at), LoadFloat2(at + 32)};
 #pragma unroll
-      for (int i = 0; i < 8; ++i)
-        biases[i / 4][i % 4] *= i % 2 == 0 ? scale[i / 4].x : scale[i / 4].y;
+      for (int i = 0; i < 8; ++i) {
+        products[i / 4][i % 4] +=
+            biases[i / 4][i % 4] * (i % 2 == 0 ? scale[i / 4].x : scale[i / 4].y);
+      }
     }
     __syncwarp();
     if (lane == 0) bars.key_empty[place.stage].Arrive();
@@ -413,7 +421,6 @@ __device__ void ConsumeGrouped(const SplitArguments& args, const SplitShare& sha
     const uint32_t value_page =
         base + at.values + static_cast<uint32_t>(place.stage * at.value_stage);
     bars.value_full[place.stage].Wait(place.phase);
-    const float2 heads[2] = {LoadFloat2(head_scales), LoadFloat2(head_scales + 32)};
     float scores[2][kOwnSlots], value_scales[2], value_zeros[2];
     bool beyond = false;
 #pragma unroll
@@ -425,10 +432,7 @@ __device__ void ConsumeGrouped(const SplitArguments& args, const SplitShare& sha
       beyond |= value_scales[r] > 4 * softmax.unit;
 #pragma unroll
       for (int i = 0; i < kOwnSlots; ++i) {
-        const float head = i % 2 == 0 ? heads[i / 2].x : heads[i / 2].y;
-        const float score = fmaf(products[i / 2][2 * r + i % 2], key_scales[r] * head,
-                                 biases[i / 2][2 * r + i % 2]);
-        scores[r][i] = valid ? score : -kInfinity;
+        scores[r][i] = valid ? products[i / 2][2 * r + i % 2] : -kInfinity;
         beyond |= scores[r][i] > softmax.reference[i] + kRaise;
       }
     }
