@@ -9,7 +9,6 @@ namespace palu::cuda {
 
 // A barrier of `arrivals` per phase; phases alternate between parity 0 (the first) and 1.
 struct alignas(8) PhaseBarrier {
-  static constexpr int kPatience = 10000000;  // nanoseconds that a wait sleeps at most, then asks anew
   uint64_t state;
 
   __device__ void Init(int arrivals) {
@@ -35,9 +34,9 @@ struct alignas(8) PhaseBarrier {
     asm volatile(
         "{\n.reg .pred done;\n"
         "again:\n"
-        "mbarrier.try_wait.parity.shared.b64 done, [%0], %1, %2;\n"
+        "mbarrier.try_wait.parity.shared.b64 done, [%0], %1;\n"
         "@!done bra again;\n}\n" ::"r"(SharedAddress(this)),
-        "r"(parity), "n"(kPatience)
+        "r"(parity)
         : "memory");
   }
 };
