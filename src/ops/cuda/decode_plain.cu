@@ -28,6 +28,10 @@ constexpr int kInvariantSplits = 16;
 constexpr int kMergeThreads = 512;
 constexpr float kLog2E = 1.44269504088896340736f;
 
+constexpr int Resident(int dim, int heads_per_kv) {
+  return heads_per_kv <= 4 || dim == 128 ? 3 : 2;
+}
+
 // Where a warp of kHeads query heads (a power of 2, some of them perhaps idle) holds what. A row of
 // kDim elements is spread over kLanes lanes; the scores of a tile, kLoads * kHeads for every kLanes
 // lanes, end up as kScores per lane, all of one head.
@@ -47,7 +51,7 @@ struct Layout {
   static_assert(kBlockTokens % kTile == 0);
 
   // Blocks of threads that an SM runs at once, bounded by shared memory or by registers.
-  static constexpr int kResident = kHeads <= 4 ? 3 : 2;
+  static constexpr int kResident = Resident(kDim, kHeads);
 };
 
 // What the two kernels share, by value.
@@ -352,10 +356,6 @@ __global__ void __launch_bounds__(kMergeThreads) MergeKernel(Partials partials, 
   out[head * kDim + column] = Saturate<Out>(total == 0 ? 0 : result / total);
 }
 
-int Resident(int heads_per_kv) {
-  return heads_per_kv <= 4 ? Layout<128, 4>::kResident : Layout<128, 8>::kResident;
-}
-
 int Multiprocessors() {
   int device = 0, multiprocessors = 0;
   Check(cudaGetDevice(&device), "asking for the device");
@@ -370,7 +370,7 @@ constexpr int kMaxWaves = 4;
 // waves where that costs little.
 int32_t SplitsFor(const AttentionView& layer, int32_t count) {
   if (layer.batch_invariant) return kInvariantSplits;
-  const int64_t slots = int64_t{Multiprocessors()} * Resident(layer.heads_per_kv());
+  const int64_t slots = int64_t{Multiprocessors()} * Resident(layer.head_dim, layer.heads_per_kv());
   const int64_t pairs = int64_t{count} * layer.kv_heads;
   int64_t best = 1;
   double best_fill = 0;
@@ -431,7 +431,8 @@ size_t PlainDecodeWorkspaceBytes(const AttentionView& layer, int32_t count) {
   if (layer.batch_invariant) {
     blocks *= kInvariantSplits;
   } else {
-    const int64_t most = int64_t{kMaxWaves} * Multiprocessors() * Resident(layer.heads_per_kv());
+    const int64_t most =
+        int64_t{kMaxWaves} * Multiprocessors() * Resident(layer.head_dim, layer.heads_per_kv());
     blocks = std::min(std::max(blocks, most), blocks * kMaxSplits);
   }
   return static_cast<size_t>(blocks * layer.heads_per_kv()) *
