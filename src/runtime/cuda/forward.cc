@@ -86,13 +86,14 @@ void Forward::Reserve(Activations& a, int64_t tokens, int32_t decoding) const {
     a.workspace.Resize(std::max(a.workspace.size(), static_cast<int64_t>(bytes)));
   }
   if (tokens <= a.tokens) return;
-  const auto size = static_cast<int64_t>(SizeOf(products_.RowType(tokens)));
+  // Later steps of fewer rows may take a wider type.
+  const int64_t row_bytes = products_.BytesOfRows(tokens);
   int64_t qkv = 0;
   for (const DeviceLayer& layer : weights_.layers) qkv = std::max(qkv, layer.qkv.Matrix().rows);
   a.residual.Resize(tokens * config.hidden_size);
   a.qkv.Resize(tokens * qkv);
-  a.attended.Resize(tokens * config.q_size() * size);
-  a.gated.Resize(tokens * config.intermediate_size * size);
+  a.attended.Resize(row_bytes * config.q_size());
+  a.gated.Resize(row_bytes * config.intermediate_size);
   products_.Reserve(a.products, tokens);
   a.tokens = tokens;
 }

@@ -2,6 +2,8 @@
 // take float rows, many rows by the library, whose rows are rounded to the weights' type first.
 #pragma once
 
+#include <algorithm>
+
 #include "ops/cuda/linear.h"
 #include "ops/cuda/streamed_linear.h"
 #include "runtime/cuda/device_weights.h"
@@ -24,6 +26,11 @@ class Products {
 
   // Element type of rows that enter a product without a norm, in a step of so many rows.
   DType RowType(int64_t rows) const { return rows <= streamed_rows_ ? DType::kF32 : dtype_; }
+  // What one column of such rows takes in a step of at most so many.
+  int64_t BytesOfRows(int64_t rows) const {
+    return std::max(rows * static_cast<int64_t>(SizeOf(dtype_)),
+                    std::min(rows, streamed_rows_) * static_cast<int64_t>(sizeof(float)));
+  }
 
   // y = norm(x) Wᵀ + b; x [m, hidden] and y [m, n] float.
   void Normed(const DeviceMatrix& x, const RowNorm& norm, const DeviceTensor& weight,
