@@ -8,14 +8,18 @@
 
 namespace palu::cuda {
 
-int64_t MaxStreamedRows(int64_t k) {
+int64_t RowsBeside(int stages, int64_t k) {
   constexpr int64_t kOther = 1024;  // what the kernel takes besides
   int device = 0, bytes = 0;
   Check(cudaGetDevice(&device), "asking for the device");
   Check(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
         "reading device properties");
   const int64_t row = PaddedColumns(k) * static_cast<int64_t>(sizeof(float));
-  return std::clamp<int64_t>((bytes - kStreamRingBytes - kOther) / row, 0, kMaxStreamedRows);
+  return std::clamp<int64_t>((bytes - stages * kStageBytes - kOther) / row, 0, kMaxStreamedRows);
+}
+
+int64_t MaxStreamedRows(int64_t k) {
+  return std::max(RowsBeside(kStages, k), std::min<int64_t>(RowsBeside(kFewStages, k), 1));
 }
 
 bool Streams(const DeviceMatrix& weight) {

@@ -22,8 +22,8 @@ inline constexpr int kStreamWarps = 8;
 // spread as evenly as these end.
 inline constexpr int kStreamResident = 2;
 inline constexpr int kStageLoads = 4;
-inline constexpr int kStageBytes = kStageLoads * 32 * 16;  // of a warp
-inline constexpr int kStages = kStreamRingBytes / (kStreamWarps * kStageBytes);
+inline constexpr int kWarpStageBytes = kStageLoads * 32 * 16;
+static_assert(kStreamWarps * kWarpStageBytes == kStageBytes);
 
 // A lane's columns of a step lie 16 bytes of W apart; a stage takes kUnroll steps of R rows.
 template <class T, int R>
@@ -95,8 +95,8 @@ __device__ inline Pack<T> LoadSharedPack(uint32_t shared) {
   return pack;
 }
 
-// kNormed: with RMSNorm; kGated: SwiGLU of R = 2 rows.
-template <class T, int M, bool kNormed, bool kGated>
+// kNormed: with RMSNorm; kGated: SwiGLU of R = 2 rows; kDepth: stages of a ring.
+template <class T, int M, bool kNormed, bool kGated, int kDepth>
 __global__ void __launch_bounds__(32 * kStreamWarps, kStreamResident)
     StreamKernel(const __grid_constant__ StreamArguments a) {
   constexpr int R = kGated ? 2 : 1;
@@ -106,8 +106,8 @@ __global__ void __launch_bounds__(32 * kStreamWarps, kStreamResident)
   LetNextKernelStart();
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int warp = __shfl_sync(kAllLanes, static_cast<int>(threadIdx.x) / 32, 0);
-  const uint32_t ring = SharedAddress(shared) + warp * (kStages * kStageBytes) + lane * 16;
-  float* const rows = shared + kStreamRingBytes / sizeof(float);
+  const uint32_t ring = SharedAddress(shared) + warp * (kDepth * kWarpStageBytes) + lane * 16;
+  float* const rows = shared + kDepth * kStageBytes / sizeof(float);
   // A block takes rows side by side: a multiprocessor touches few pages of memory then, whose
   // addresses it must have translated.
   const auto share = [&](unsigned block) {
@@ -137,7 +137,7 @@ __global__ void __launch_bounds__(32 * kStreamWarps, kStreamResident)
     CommitCopies();  // empty behind the last unit, to keep the count
   };
 #pragma unroll
-  for (int s = 0; s < kStages; ++s) fetch(ring + s * kStageBytes);
+  for (int s = 0; s < kDepth; ++s) fetch(ring + s * kWarpStageBytes);
   WaitForPreviousKernel();
 
   const int padded = PaddedColumns(a.k);
@@ -195,24 +195,21 @@ __global__ void __launch_bounds__(32 * kStreamWarps, kStreamResident)
   uint32_t slot = ring;
   for (int unit = first; unit < end; unit += kStreamWarps) {
     for (int column = 0; column < a.k; column += Shape::kColumns) {
-      WaitForCopies<kStages - 1>();
+      WaitForCopies<kDepth - 1>();
       consume(slot, column);
       fetch(slot);
-      slot = slot == ring + (kStages - 1) * kStageBytes ? ring : slot + kStageBytes;
+      slot = slot == ring + (kDepth - 1) * kWarpStageBytes ? ring : slot + kWarpStageBytes;
     }
     finish(unit);
   }
 }
 
-template <class T, int M, bool kNormed, bool kGated>
-void LaunchStream(const StreamArguments& a, cudaStream_t stream) {
-  const auto kernel = StreamKernel<T, M, kNormed, kGated>;
+template <class T, int M, bool kNormed, bool kGated, int kDepth>
+void LaunchStreamOfDepth(const StreamArguments& a, int multiprocessors, cudaStream_t stream) {
+  const auto kernel = StreamKernel<T, M, kNormed, kGated, kDepth>;
   const size_t shared =
-      kStreamRingBytes + static_cast<size_t>(M * PaddedColumns(a.k)) * sizeof(float);
-  int device = 0, multiprocessors = 0, resident = 0;
-  Check(cudaGetDevice(&device), "asking for the device");
-  Check(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device),
-        "reading device properties");
+      kDepth * kStageBytes + static_cast<size_t>(M * PaddedColumns(a.k)) * sizeof(float);
+  int resident = 0;
   Check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                              static_cast<int>(shared)),
         "reserving shared memory for a product");
@@ -221,6 +218,20 @@ void LaunchStream(const StreamArguments& a, cudaStream_t stream) {
   const int blocks = std::min((a.units + kStreamWarps - 1) / kStreamWarps,
                               std::clamp(resident, 1, kStreamResident) * multiprocessors);
   LaunchEarly(kernel, dim3(static_cast<unsigned>(blocks)), 32 * kStreamWarps, shared, stream, a);
+}
+
+template <class T, int M, bool kNormed, bool kGated>
+void LaunchStream(const StreamArguments& a, cudaStream_t stream) {
+  int device = 0, multiprocessors = 0;
+  Check(cudaGetDevice(&device), "asking for the device");
+  Check(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device),
+        "reading device properties");
+  if constexpr (M == 1) {
+    if (RowsBeside(kStages, a.k) == 0) {
+      return LaunchStreamOfDepth<T, M, kNormed, kGated, kFewStages>(a, multiprocessors, stream);
+    }
+  }
+  LaunchStreamOfDepth<T, M, kNormed, kGated, kStages>(a, multiprocessors, stream);
 }
 
 // The instances of a weight type by rows, in the order of M.

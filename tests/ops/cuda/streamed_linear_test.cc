@@ -137,6 +137,17 @@ TEST(CudaStreamedLinear, LongMatricesMatchFloat64AndRepeatBitForBit) {
   }
 }
 
+// As many columns as shared memory holds, beside a shorter ring than usual.
+TEST(CudaStreamedLinear, TheLongestRowsMatchFloat64) {
+  PALU_SKIP_WITHOUT_DEVICE();
+  int64_t k = 1024;
+  while (cuda::MaxStreamedRows(k + 1024) > 0) k += 1024;
+  const Product product(DType::kF16, 1, 38, k, true);
+  product.Expect(false, StreamedOutput::kAdd);
+  product.Expect(true, StreamedOutput::kStore);
+  product.Expect(true, StreamedOutput::kSwiGlu);
+}
+
 // Each starts before the one before has ended; the last reads what the first wrote.
 TEST(CudaStreamedLinear, ChainedProductsWaitForEachOther) {
   PALU_SKIP_WITHOUT_DEVICE();
