@@ -1,6 +1,8 @@
 // Compressed models made on the spot from the dense fixtures.
 #pragma once
 
+#include <functional>
+
 #include "base/rng.h"
 #include "compress/pipeline.h"
 #include "format/compressed_model.h"
@@ -18,6 +20,7 @@ struct MakeOptions {
   DType dtype = DType::kF32;
   LatentQuantization quantization = {};
   bool hadamard = false;
+  std::function<void(std::vector<LayerRanks>&)> edit_ranks = {};  // with force_factors
 };
 
 // Plain SVD, so that no calibration text is needed. The directory must outlive the model.
@@ -32,10 +35,11 @@ inline Model MakeCompressed(const std::filesystem::path& source,
   compress.hadamard = options.hadamard;
   ThreadPool pool(2);
   const Exec exec{.pool = pool};
-  const CompressionResult result =
-      options.force_factors ? CompressWithRanks(dense, {}, compress, exec,
-                                                SearchRanks(dense.config(), compress.ranks, {}))
-                            : Compress(dense, {}, compress, exec);
+  std::vector<LayerRanks> ranks = SearchRanks(dense.config(), compress.ranks, {});
+  if (options.edit_ranks) options.edit_ranks(ranks);
+  const CompressionResult result = options.force_factors
+                                       ? CompressWithRanks(dense, {}, compress, exec, ranks)
+                                       : Compress(dense, {}, compress, exec);
   std::filesystem::create_directories(directory);
   const TensorStore store = TensorStore::OpenDirectory(source);
   WriteCompressedModel({source, store, dense.config(), result.compression, result.factors, "card"},

@@ -4,8 +4,6 @@
 #include <cassert>
 #include <numeric>
 
-#include "ops/log_softmax.h"
-
 namespace palu {
 namespace {
 
@@ -72,11 +70,15 @@ std::vector<std::vector<ContinuationScore>> ScoreGroup(Scorer& scorer,
   }
   for (size_t p = 0; p < pieces.size(); ++p) pieces[p].sequence = &sequences[p];
 
-  scorer.Extend(pieces, [&](size_t p, int64_t index, std::span<const float> logits) {
-    const int64_t scored = index - pieces[p].first_row;  // token of the continuation
+  const auto scored = [&](size_t p, int64_t index) {  // token of the continuation
+    return static_cast<size_t>(index - pieces[p].first_row);
+  };
+  const auto next = [&](size_t p, int64_t index) {
     const Continuation& c = *continuations[p];
-    const TokenId id = c.ids[static_cast<size_t>(c.context + scored)];
-    tokens[p][static_cast<size_t>(scored)] = {LogProb(logits, id), ArgMax(logits) == id};
+    return c.ids[static_cast<size_t>(c.context) + scored(p, index)];
+  };
+  scorer.ExtendScored(pieces, next, [&](size_t p, int64_t index, double logprob, TokenId argmax) {
+    tokens[p][scored(p, index)] = {logprob, argmax == next(p, index)};
   });
 
   std::vector<std::vector<ContinuationScore>> scores;

@@ -4,7 +4,6 @@
 
 #include "base/cancel.h"
 #include "base/error.h"
-#include "ops/log_softmax.h"
 
 namespace palu {
 namespace {
@@ -24,11 +23,20 @@ TokenScores Scorer::Score(std::span<const TokenId> ids, int64_t first_position) 
   TokenScores scores;
   scores.logprobs.resize(ids.empty() ? 0 : ids.size() - 1);
   scores.argmax.resize(ids.size());
-  ForEachLogits(ids, first_position, [&](int64_t index, std::span<const float> logits) {
-    const auto i = static_cast<size_t>(index);
-    scores.argmax[i] = static_cast<TokenId>(ArgMax(logits));
-    if (i + 1 < ids.size()) scores.logprobs[i] = LogProb(logits, ids[i + 1]);
-  });
+  Require(!ids.empty(), "there are no tokens to score: give at least one");
+  CachedSequence sequence = cache_.NewSequence(first_position);
+  const Piece piece{&sequence, ids, 0};
+  ExtendScored(
+      std::span(&piece, 1),
+      [&](size_t, int64_t index) {
+        const auto after = static_cast<size_t>(index) + 1;
+        return after < ids.size() ? ids[after] : TokenId{-1};
+      },
+      [&](size_t, int64_t index, double logprob, TokenId argmax) {
+        const auto i = static_cast<size_t>(index);
+        scores.argmax[i] = argmax;
+        if (i + 1 < ids.size()) scores.logprobs[i] = logprob;
+      });
   return scores;
 }
 
@@ -59,6 +67,26 @@ void Scorer::Extend(std::span<const Piece> pieces, const OnPieceLogits& row) {
         const Wanted& w = slab[static_cast<size_t>(i)];
         row(w.piece, w.index, logits_.View().RowSpan(i));
       });
+    }
+  }
+}
+
+void Scorer::ExtendScored(std::span<const Piece> pieces, const NextToken& next,
+                          const OnScore& score) {
+  std::vector<int64_t> lengths;
+  for (const Piece& piece : pieces) lengths.push_back(std::ssize(piece.ids));
+  for (const std::vector<Segment>& pass : PlanPasses(lengths, options_.chunk_tokens)) {
+    const std::vector<Wanted> wanted = RunPass(pieces, pass);
+    std::vector<int64_t> rows;
+    std::vector<TokenId> targets, argmax(wanted.size());
+    std::vector<double> logprobs(wanted.size());
+    for (const Wanted& w : wanted) {
+      rows.push_back(w.row);
+      targets.push_back(next(w.piece, w.index));
+    }
+    transformer_.LogProbs(rows, targets, logprobs, argmax);
+    for (size_t i = 0; i < wanted.size(); ++i) {
+      score(wanted[i].piece, wanted[i].index, logprobs[i], argmax[i]);
     }
   }
 }

@@ -46,6 +46,12 @@ class Scorer {
   // row(piece, i, logits [vocab]) once for every i >= first_row, from several threads.
   void Extend(std::span<const Piece> pieces, const OnPieceLogits& row = {});
 
+  // The same for the log-probability of the token next(piece, i) (0 where that is negative) and
+  // the most likely token, which on a GPU are all that comes back. Calls from one thread, in order.
+  using NextToken = std::function<TokenId(size_t piece, int64_t index)>;
+  using OnScore = std::function<void(size_t piece, int64_t index, double logprob, TokenId argmax)>;
+  void ExtendScored(std::span<const Piece> pieces, const NextToken& next, const OnScore& score);
+
   // The two halves of Extend. One pass over at most chunk_tokens, whose hidden states are kept
   // until the next pass.
   void Pass(CachedSequence& sequence, std::span<const TokenId> ids);

@@ -8,12 +8,15 @@
 #include "ops/convert.h"
 #include "ops/embedding.h"
 #include "ops/linear.h"
+#include "ops/log_softmax.h"
 #include "ops/parallel.h"
 #include "ops/rms_norm.h"
 #include "ops/swiglu.h"
 
 namespace palu {
 namespace {
+
+constexpr int64_t kLogitBytes = int64_t{64} << 20;  // of one slab of logits
 
 LinearOptions WithBias(const TensorView& bias) { return {.bias = bias ? &bias : nullptr}; }
 
@@ -103,6 +106,34 @@ void CpuForward::Logits(std::span<const int64_t> rows, MatrixView<float> logits)
     hidden = selected_;
   }
   Linear(exec_, hidden, model_.weights().lm_head, logits);
+}
+
+void CpuForward::ForEachLogits(std::span<const int64_t> rows, const OnRow& body) {
+  const int64_t vocab = model_.config().vocab_size;
+  const size_t slab = static_cast<size_t>(std::max<int64_t>(1, kLogitBytes / (vocab * 4)));
+  for (size_t begin = 0; begin < rows.size(); begin += slab) {
+    const auto count = static_cast<int64_t>(std::min(slab, rows.size() - begin));
+    logits_.Resize(count, vocab);
+    Logits(rows.subspan(begin, static_cast<size_t>(count)), logits_);
+    exec_.pool.ParallelFor(count, [&](int64_t i, int) {
+      body(begin + static_cast<size_t>(i), logits_.View().RowSpan(i));
+    });
+  }
+}
+
+void CpuForward::LogProbs(std::span<const int64_t> rows, std::span<const TokenId> targets,
+                          std::span<double> logprobs, std::span<TokenId> argmax) {
+  ForEachLogits(rows, [&](size_t i, std::span<const float> logits) {
+    argmax[i] = static_cast<TokenId>(ArgMax(logits));
+    logprobs[i] = targets[i] < 0 ? 0 : LogProb(logits, targets[i]);
+  });
+}
+
+void CpuForward::Sample(std::span<const int64_t> rows, std::span<const Draw> draws,
+                        std::span<TokenId> tokens) {
+  ForEachLogits(rows, [&](size_t i, std::span<const float> logits) {
+    tokens[i] = Sampler::Sample(logits, draws[i]);
+  });
 }
 
 void CpuForward::PlaceTokens(const Batch& batch) {

@@ -1,6 +1,7 @@
 // The forward pass on the CPU.
 #pragma once
 
+#include <functional>
 #include <span>
 #include <vector>
 
@@ -17,6 +18,10 @@ class CpuForward final : public ForwardPass {
 
   void Run(const Batch& batch) override;
   void Logits(std::span<const int64_t> rows, MatrixView<float> logits) override;
+  void LogProbs(std::span<const int64_t> rows, std::span<const TokenId> targets,
+                std::span<double> logprobs, std::span<TokenId> argmax) override;
+  void Sample(std::span<const int64_t> rows, std::span<const Draw> draws,
+              std::span<TokenId> tokens) override;
   bool fused(int64_t layer) const override {
     return prepared_[static_cast<size_t>(layer)].attention.fused_values;
   }
@@ -40,6 +45,9 @@ class CpuForward final : public ForwardPass {
   void Store(int64_t layer, const CachedPages& pages, MatrixView<const float> rows);
   void Attend(const Prepared& prepared);
   void FeedForward(const LayerWeights& weights);
+  // Calls body(i, logits of rows[i]) from all threads, a slab of rows at a time.
+  using OnRow = std::function<void(size_t i, std::span<const float> logits)>;
+  void ForEachLogits(std::span<const int64_t> rows, const OnRow& body);
 
   const Model& model_;
   Exec exec_;
@@ -53,6 +61,7 @@ class CpuForward final : public ForwardPass {
   std::vector<int64_t> positions_;
   Matrix<float> cos_, sin_, residual_, normed_, queries_, keys_, values_, attended_, gate_, up_;
   Matrix<float> selected_;  // hidden states whose logits are asked for
+  Matrix<float> logits_;    // that do not leave
   AttentionWorkspace workspace_;
 };
 

@@ -134,11 +134,18 @@ void Engine::Execute(const std::vector<PlannedChunk>& plan) {
   const double start = Now();
   transformer_.Forward(batch);
 
-  rows_.clear();  // the last one of every chunk
+  std::vector<int64_t> rows;  // the last one of every chunk whose request wants a token
+  std::vector<Draw> draws;
   int64_t row = 0;
-  for (const PlannedChunk& chunk : plan) rows_.push_back((row += chunk.count) - 1);
-  logits_.Resize(std::ssize(rows_), model_.config().vocab_size);
-  transformer_.Logits(rows_, logits_);
+  for (const PlannedChunk& chunk : plan) {
+    row += chunk.count;
+    Running& r = *running_[chunk.sequence];
+    if (!WantsToken(r)) continue;
+    rows.push_back(row - 1);
+    draws.push_back(r.sampler.NextDraw());
+  }
+  sampled_.resize(rows.size());
+  transformer_.Sample(rows, draws, sampled_);
 
   ++stats_.steps;
   const auto tokens = static_cast<int64_t>(batch.tokens.size());
@@ -147,26 +154,36 @@ void Engine::Execute(const std::vector<PlannedChunk>& plan) {
   stats_.peak_cache_bytes = std::max(stats_.peak_cache_bytes, cache_.pool().bytes_in_use());
 }
 
+bool Engine::Prefilling(const Running& r) {
+  return r.sequence.length() < static_cast<int64_t>(r.tokens.size());
+}
+
+bool Engine::WantsToken(const Running& r) const {
+  return !Prefilling(r) &&
+         static_cast<int64_t>(results_.at(r.id).tokens.size()) < r.request.max_tokens;
+}
+
 void Engine::CommitTokens(const std::vector<PlannedChunk>& plan, const OnToken& on_token) {
   std::vector<std::pair<size_t, FinishReason>> finished;
-  for (size_t i = 0; i < plan.size(); ++i) {
-    Running& r = *running_[plan[i].sequence];
-    if (r.sequence.length() < static_cast<int64_t>(r.tokens.size())) continue;  // still prefilling
-    Result& result = results_[r.id];
-    if (static_cast<int64_t>(result.tokens.size()) >= r.request.max_tokens) {
-      finished.emplace_back(plan[i].sequence, FinishReason::kLength);  // max_tokens = 0
+  auto sampled = sampled_.begin();
+  for (const PlannedChunk& chunk : plan) {
+    Running& r = *running_[chunk.sequence];
+    if (Prefilling(r)) continue;
+    if (!WantsToken(r)) {
+      finished.emplace_back(chunk.sequence, FinishReason::kLength);  // max_tokens = 0
       continue;
     }
-    const TokenId token = r.sampler.Sample(logits_.View().RowSpan(static_cast<int64_t>(i)));
+    Result& result = results_[r.id];
+    const TokenId token = *sampled++;
     if (std::find(r.request.stop.begin(), r.request.stop.end(), token) != r.request.stop.end()) {
-      finished.emplace_back(plan[i].sequence, FinishReason::kStop);
+      finished.emplace_back(chunk.sequence, FinishReason::kStop);
       continue;
     }
     r.tokens.push_back(token);
     result.tokens.push_back(token);
     if (on_token) on_token(r.id, token);
     if (static_cast<int64_t>(result.tokens.size()) == r.request.max_tokens) {
-      finished.emplace_back(plan[i].sequence, FinishReason::kLength);
+      finished.emplace_back(chunk.sequence, FinishReason::kLength);
     }
   }
   std::sort(finished.begin(), finished.end(), std::greater<>());

@@ -86,6 +86,8 @@ class Engine {
   std::vector<PlannedChunk> PlanAndReserve();
   void MakeRoom();
   void Execute(const std::vector<PlannedChunk>& plan);
+  static bool Prefilling(const Running& r);
+  bool WantsToken(const Running& r) const;  // after the step's pass
   void CommitTokens(const std::vector<PlannedChunk>& plan, const OnToken& on_token);
   void Finish(size_t index, FinishReason reason);
 
@@ -96,8 +98,7 @@ class Engine {
   RequestId next_id_ = 0;
   std::vector<std::unique_ptr<Running>> waiting_, running_;  // in order of arrival
   std::map<RequestId, Result> results_;
-  std::vector<int64_t> rows_;  // that are sampled
-  Matrix<float> logits_;       // of them
+  std::vector<TokenId> sampled_;  // of the step's chunks that want a token, in order
   Stats stats_;
 };
 

@@ -11,6 +11,7 @@
 #include "ops/position_table.h"
 #include "runtime/fused_values.h"
 #include "runtime/kv_cache.h"
+#include "runtime/sampler.h"
 #include "tensor/exec.h"
 #include "tokenizer/tokenizer.h"
 
@@ -23,8 +24,9 @@ struct TransformerOptions {
   // are quantised, and on a GPU.
   bool attend_stored = false;
   RopeAngles rope_angles = RopeAngles::kFloat32;
-  // Element type of weights and of the rows that meet them on a GPU; as stored when not given. The
-  // CPU takes weights as stored and computes in float32.
+  // Element type of weights and of the rows that meet them on a GPU. When not given, as stored, but
+  // F16 for BF16 where that loses next to nothing (runtime/cuda/half_weights.h). The CPU takes
+  // weights as stored and computes in float32.
   std::optional<DType> weight_dtype = {};
 };
 
@@ -51,6 +53,16 @@ class ForwardPass {
 
   // Logits [rows.size(), vocab] of some rows of those hidden states.
   virtual void Logits(std::span<const int64_t> rows, MatrixView<float> logits) = 0;
+
+  // Of rows of those hidden states, log softmax(logits)[targets[i]] (0 for a negative target) and
+  // the first of the largest logits; all of the same size.
+  virtual void LogProbs(std::span<const int64_t> rows, std::span<const TokenId> targets,
+                        std::span<double> logprobs, std::span<TokenId> argmax) = 0;
+
+  // The token that each draw chooses from the logits of its row: Sampler's, on a GPU within the
+  // bounds of ops/cuda/sample.h.
+  virtual void Sample(std::span<const int64_t> rows, std::span<const Draw> draws,
+                      std::span<TokenId> tokens) = 0;
 
   // Whether U_v of a layer is applied inside its output projection.
   virtual bool fused(int64_t layer) const = 0;

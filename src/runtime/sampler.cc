@@ -33,10 +33,10 @@ void Validate(const SamplingParams& params) {
           params.min_p);
 }
 
-TokenId Sampler::Sample(std::span<const float> logits) {
-  if (params_.temperature == 0) return static_cast<TokenId>(ArgMax(logits));
-  const std::span<const Candidate> candidates = Candidates(logits);
-  double left = rng_.Uniform();
+TokenId Sampler::Sample(std::span<const float> logits, const Draw& draw) {
+  if (draw.params.temperature == 0) return static_cast<TokenId>(ArgMax(logits));
+  const std::vector<Candidate> candidates = Candidates(logits, draw.params);
+  double left = draw.uniform;
   for (const Candidate& c : candidates) {
     left -= c.probability;
     if (left < 0) return c.id;
@@ -44,32 +44,34 @@ TokenId Sampler::Sample(std::span<const float> logits) {
   return candidates.back().id;  // rounding left a remainder
 }
 
-std::span<const Candidate> Sampler::Candidates(std::span<const float> logits) {
-  const double temperature = params_.temperature > 0 ? params_.temperature : 1.0;
+std::vector<Candidate> Sampler::Candidates(std::span<const float> logits,
+                                           const SamplingParams& params) {
+  const double temperature = params.temperature > 0 ? params.temperature : 1.0;
   const double max = logits[static_cast<size_t>(ArgMax(logits))];
-  candidates_.clear();
+  std::vector<Candidate> candidates;
+  candidates.reserve(logits.size());
   for (size_t i = 0; i < logits.size(); ++i) {
-    candidates_.push_back({static_cast<TokenId>(i), std::exp((logits[i] - max) / temperature)});
+    candidates.push_back({static_cast<TokenId>(i), std::exp((logits[i] - max) / temperature)});
   }
-  const auto k = static_cast<size_t>(params_.top_k);
-  if (k > 0 && k < candidates_.size()) {
-    std::partial_sort(candidates_.begin(), candidates_.begin() + static_cast<ptrdiff_t>(k),
-                      candidates_.end(), MoreLikely);
-    candidates_.resize(k);
+  const auto k = static_cast<size_t>(params.top_k);
+  if (k > 0 && k < candidates.size()) {
+    std::partial_sort(candidates.begin(), candidates.begin() + static_cast<ptrdiff_t>(k),
+                      candidates.end(), MoreLikely);
+    candidates.resize(k);
   } else {
-    std::sort(candidates_.begin(), candidates_.end(), MoreLikely);
+    std::sort(candidates.begin(), candidates.end(), MoreLikely);
   }
-  Renormalise(candidates_);
-  if (params_.top_p < 1) {
+  Renormalise(candidates);
+  if (params.top_p < 1) {
     double sum = 0;
     size_t keep = 0;
-    while (keep < candidates_.size() && sum < params_.top_p) sum += candidates_[keep++].probability;
-    candidates_.resize(std::max<size_t>(keep, 1));
+    while (keep < candidates.size() && sum < params.top_p) sum += candidates[keep++].probability;
+    candidates.resize(std::max<size_t>(keep, 1));
   }
-  const double floor = params_.min_p * candidates_.front().probability;
-  while (candidates_.back().probability < floor) candidates_.pop_back();
-  Renormalise(candidates_);
-  return candidates_;
+  const double floor = params.min_p * candidates.front().probability;
+  while (candidates.back().probability < floor) candidates.pop_back();
+  Renormalise(candidates);
+  return candidates;
 }
 
 }  // namespace palu

@@ -25,6 +25,16 @@ class Transformer {
   void Logits(std::span<const int64_t> rows, MatrixView<float> logits);
   void Logits(int64_t first, MatrixView<float> logits);
 
+  // As ForwardPass says.
+  void LogProbs(std::span<const int64_t> rows, std::span<const TokenId> targets,
+                std::span<double> logprobs, std::span<TokenId> argmax) {
+    pass_->LogProbs(rows, targets, logprobs, argmax);
+  }
+  void Sample(std::span<const int64_t> rows, std::span<const Draw> draws,
+              std::span<TokenId> tokens) {
+    pass_->Sample(rows, draws, tokens);
+  }
+
   const Model& model() const { return model_; }
   const Exec& exec() const { return exec_; }
   bool fused(int64_t layer) const { return pass_->fused(layer); }

@@ -12,10 +12,9 @@ const std::vector<float> kLogits = {std::log(0.1f), std::log(0.4f), std::log(0.3
 
 std::vector<TokenId> Kept(SamplingParams params) {
   params.temperature = 1;
-  Sampler sampler(params);
   std::vector<TokenId> ids;
   double sum = 0;
-  for (const auto& c : sampler.Candidates(kLogits)) {
+  for (const auto& c : Sampler::Candidates(kLogits, params)) {
     ids.push_back(c.id);
     sum += c.probability;
   }

@@ -95,8 +95,9 @@ void BenchModel::Step(int64_t count) {
   for (size_t s = 1; s <= sequences_.size(); ++s) {
     last.push_back(static_cast<int64_t>(s) * count - 1);
   }
-  logits_.Resize(std::ssize(last), model().config().vocab_size);
-  transformer_.Logits(last, logits_);
+  const std::vector<Draw> greedy(last.size());
+  std::vector<TokenId> sampled(last.size());
+  transformer_.Sample(last, greedy, sampled);
 }
 
 void BenchModel::Rewind(int64_t depth) {

@@ -61,7 +61,6 @@ class BenchModel {
   Transformer transformer_;
   std::unique_ptr<KvCache> cache_;
   std::vector<CachedSequence> sequences_;  // destroyed before the cache
-  Matrix<float> logits_;
   int64_t used_bytes_ = 0;
 };
 

@@ -7,6 +7,8 @@
 #include <cmath>
 #include <type_traits>
 
+#include "ops/cuda/async_copy.cuh"
+#include "ops/cuda/launch_early.cuh"
 #include "ops/cuda/mma.cuh"
 #include "ops/cuda/reduce.cuh"
 #include "ops/cuda/vector.cuh"
@@ -26,9 +28,13 @@ constexpr int kInvariantSplits = 16;
 constexpr int kMergeThreads = 512;
 constexpr float kLog2E = 1.44269504088896340736f;
 
-// Where a warp of kHeads query heads (a power of 2) holds what. A row of kDim elements is spread
-// over kLanes lanes; the scores of a tile, kLoads * kHeads for every kLanes lanes, end up as
-// kScores per lane, all of one head.
+constexpr int Resident(int dim, int heads_per_kv) {
+  return heads_per_kv <= 4 || dim == 128 ? 3 : 2;
+}
+
+// Where a warp of kHeads query heads (a power of 2, some of them perhaps idle) holds what. A row of
+// kDim elements is spread over kLanes lanes; the scores of a tile, kLoads * kHeads for every kLanes
+// lanes, end up as kScores per lane, all of one head.
 template <int kDim, int kHeads>
 struct Layout {
   static constexpr int kLanes = kDim / 8;
@@ -45,7 +51,7 @@ struct Layout {
   static_assert(kBlockTokens % kTile == 0);
 
   // Blocks of threads that an SM runs at once, bounded by shared memory or by registers.
-  static constexpr int kResident = kHeads <= 4 ? 3 : 2;
+  static constexpr int kResident = Resident(kDim, kHeads);
 };
 
 // What the two kernels share, by value.
@@ -130,12 +136,14 @@ __device__ inline void CopyTile(uint32_t shared, const std::byte* from, int row,
   CommitCopies();  // empty where there is no tile, to keep the count
 }
 
-// q: [count, heads*kDim], rows q_stride elements apart. Grid [splits, KV heads, count].
-template <class T, int kDim, int kHeads>
+// q: [count, heads*kDim], rows q_stride elements apart. Grid [splits, KV heads, count]. Heads from
+// kBusy on are idle: they cost no products.
+template <class T, int kDim, int kHeads, int kBusy>
 __global__ void __launch_bounds__(kThreads, Layout<kDim, kHeads>::kResident)
-    SplitKernel(AttentionView layer, SequencesView sequences, const float* q, int64_t q_stride,
-                Partials partials) {
+    SplitKernel(const __grid_constant__ AttentionView layer, SequencesView sequences,
+                const float* q, int64_t q_stride, Partials partials) {
   using L = Layout<kDim, kHeads>;
+  LetNextKernelStart();
   extern __shared__ __align__(16) unsigned char shared[];
   __shared__ float2 warp_states[kWarps][kHeads];
   // Shuffled, so that the compiler knows loops over the warp's tiles to be uniform.
@@ -150,6 +158,7 @@ __global__ void __launch_bounds__(kThreads, Layout<kDim, kHeads>::kResident)
   const int end =
       min(length, static_cast<int>(blocks * (blockIdx.x + 1) / partials.splits * kBlockTokens));
   if (begin >= end) {
+    WaitForPreviousKernel();
     if (static_cast<int>(threadIdx.x) < heads_per_kv) {
       partials.states[(first_head + threadIdx.x) * partials.splits + blockIdx.x] = {-INFINITY, 0};
     }
@@ -168,6 +177,9 @@ __global__ void __launch_bounds__(kThreads, Layout<kDim, kHeads>::kResident)
     return table[token / kBlockTokens] + token % kBlockTokens * (kDim * 2);
   };
   int token = begin + warp * L::kTile;
+  // The kernel before may be storing the sequence's last token; tiles without it come earlier.
+  const bool settled = token + (kStages - 1) * kStep + L::kTile < length;
+  if (!settled) WaitForPreviousKernel();
   {
     const std::byte* tiles[kStages];
 #pragma unroll
@@ -179,12 +191,13 @@ __global__ void __launch_bounds__(kThreads, Layout<kDim, kHeads>::kResident)
       CopyTile<L>(slot + kTileBytes, tiles[s] + v_offset, row, end - token - s * kStep);
     }
   }
+  if (settled) WaitForPreviousKernel();
   const std::byte* ahead = tile_address(token + kStages * kStep);
 
-  // This lane's eight columns of all query heads; idle heads repeat the last one.
-  float query[kHeads][8];
+  // This lane's eight columns of all query heads; heads that the layer lacks repeat the last one.
+  float query[kBusy][8];
 #pragma unroll
-  for (int g = 0; g < kHeads; ++g) {
+  for (int g = 0; g < kBusy; ++g) {
     const float* from = q + sequence * q_stride + lane % L::kLanes * 8 +
                         int64_t{kv_head * heads_per_kv + min(g, heads_per_kv - 1)} * kDim;
 #pragma unroll
@@ -199,7 +212,7 @@ __global__ void __launch_bounds__(kThreads, Layout<kDim, kHeads>::kResident)
 
   float max = -INFINITY;  // of `head`, the same in all its lanes
   float sum = 0;          // of this lane's probabilities
-  float acc[kHeads][8] = {};
+  float acc[kBusy][8] = {};
   uint32_t slot = ring;
   for (; token < end; token += kStep) {
     const int rows_ahead = end - token - kStages * kStep;
@@ -212,7 +225,7 @@ __global__ void __launch_bounds__(kThreads, Layout<kDim, kHeads>::kResident)
 #pragma unroll
       for (int i = 0; i < 8; ++i) {
 #pragma unroll
-        for (int g = 0; g < kHeads; ++g) products[g] = fmaf(query[g][i], key[i], products[g]);
+        for (int g = 0; g < kBusy; ++g) products[g] = fmaf(query[g][i], key[i], products[g]);
       }
       if constexpr (kHeads > 1) {
         ReduceTransposed<L::kLanes / 2, L::kLanesPerHead, kHeads>(products, lane);
@@ -234,7 +247,7 @@ __global__ void __launch_bounds__(kThreads, Layout<kDim, kHeads>::kResident)
       const float shrink = Exp2(max - top);
       sum *= shrink;
 #pragma unroll
-      for (int g = 0; g < kHeads; ++g) {
+      for (int g = 0; g < kBusy; ++g) {
         const float factor = __shfl_sync(kAllLanes, shrink, g * L::kLanesPerHead);
 #pragma unroll
         for (int i = 0; i < 8; ++i) acc[g][i] *= factor;
@@ -258,7 +271,7 @@ __global__ void __launch_bounds__(kThreads, Layout<kDim, kHeads>::kResident)
       float p[kHeads];
       Load(probabilities + (j * L::kRows + row) * kHeads, p);
 #pragma unroll
-      for (int g = 0; g < kHeads; ++g) {
+      for (int g = 0; g < kBusy; ++g) {
 #pragma unroll
         for (int i = 0; i < 8; ++i) acc[g][i] = fmaf(p[g], value[i], acc[g][i]);
       }
@@ -274,7 +287,7 @@ __global__ void __launch_bounds__(kThreads, Layout<kDim, kHeads>::kResident)
   sum = ReduceOverRows<L>(sum, [](float a, float b) { return a + b; });
   float* const own = reinterpret_cast<float*>(shared + warp * kWarpRingBytes);
 #pragma unroll
-  for (int g = 0; g < kHeads; ++g) {
+  for (int g = 0; g < kBusy; ++g) {
 #pragma unroll
     for (int offset = 16; offset >= L::kLanes; offset /= 2) {
 #pragma unroll
@@ -309,6 +322,8 @@ __global__ void __launch_bounds__(kMergeThreads) MergeKernel(Partials partials, 
   constexpr int kGroups = kMergeThreads / kDim;  // of threads, which take splits in turn
   __shared__ float weights[kMaxSplits];
   __shared__ float group_sums[kGroups][kDim];
+  LetNextKernelStart();
+  WaitForPreviousKernel();
   const int64_t head = int64_t{blockIdx.y} * gridDim.x + blockIdx.x;
   const float2* states = partials.states + head * partials.splits;
   const float* sums = partials.sums + head * partials.splits * kDim;
@@ -341,10 +356,6 @@ __global__ void __launch_bounds__(kMergeThreads) MergeKernel(Partials partials, 
   out[head * kDim + column] = Saturate<Out>(total == 0 ? 0 : result / total);
 }
 
-int Resident(int heads_per_kv) {
-  return heads_per_kv <= 4 ? Layout<128, 4>::kResident : Layout<128, 8>::kResident;
-}
-
 int Multiprocessors() {
   int device = 0, multiprocessors = 0;
   Check(cudaGetDevice(&device), "asking for the device");
@@ -359,7 +370,7 @@ constexpr int kMaxWaves = 4;
 // waves where that costs little.
 int32_t SplitsFor(const AttentionView& layer, int32_t count) {
   if (layer.batch_invariant) return kInvariantSplits;
-  const int64_t slots = int64_t{Multiprocessors()} * Resident(layer.heads_per_kv());
+  const int64_t slots = int64_t{Multiprocessors()} * Resident(layer.head_dim, layer.heads_per_kv());
   const int64_t pairs = int64_t{count} * layer.kv_heads;
   int64_t best = 1;
   double best_fill = 0;
@@ -371,10 +382,10 @@ int32_t SplitsFor(const AttentionView& layer, int32_t count) {
   return static_cast<int32_t>(best);
 }
 
-template <class T, int kDim, int kHeads>
+template <class T, int kDim, int kHeads, int kBusy = kHeads>
 void LaunchSplits(const AttentionView& layer, const SequencesView& sequences, const float* q,
                   int64_t q_stride, const Partials& partials, cudaStream_t stream) {
-  const auto kernel = SplitKernel<T, kDim, kHeads>;
+  const auto kernel = SplitKernel<T, kDim, kHeads, kBusy>;
   constexpr int kShared = Layout<kDim, kHeads>::kSharedBytes;
   Check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared),
         "reserving shared memory for decoding");
@@ -383,8 +394,7 @@ void LaunchSplits(const AttentionView& layer, const SequencesView& sequences, co
         "reserving shared memory for decoding");
   const dim3 grid(static_cast<unsigned>(partials.splits), static_cast<unsigned>(layer.kv_heads),
                   static_cast<unsigned>(sequences.count));
-  kernel<<<grid, kThreads, kShared, stream>>>(layer, sequences, q, q_stride, partials);
-  Check(cudaGetLastError(), "launching decode attention");
+  LaunchEarly(kernel, grid, kThreads, kShared, stream, layer, sequences, q, q_stride, partials);
 }
 
 template <class T, int kDim, class... Args>
@@ -393,6 +403,7 @@ void SplitsOfHeads(const AttentionView& layer, const Args&... args) {
   if (heads == 1) return LaunchSplits<T, kDim, 1>(layer, args...);
   if (heads == 2) return LaunchSplits<T, kDim, 2>(layer, args...);
   if (heads <= 4) return LaunchSplits<T, kDim, 4>(layer, args...);
+  if (heads == 7) return LaunchSplits<T, kDim, 8, 7>(layer, args...);  // Qwen2.5
   return LaunchSplits<T, kDim, 8>(layer, args...);
 }
 
@@ -420,7 +431,8 @@ size_t PlainDecodeWorkspaceBytes(const AttentionView& layer, int32_t count) {
   if (layer.batch_invariant) {
     blocks *= kInvariantSplits;
   } else {
-    const int64_t most = int64_t{kMaxWaves} * Multiprocessors() * Resident(layer.heads_per_kv());
+    const int64_t most =
+        int64_t{kMaxWaves} * Multiprocessors() * Resident(layer.head_dim, layer.heads_per_kv());
     blocks = std::min(std::max(blocks, most), blocks * kMaxSplits);
   }
   return static_cast<size_t>(blocks * layer.heads_per_kv()) *
@@ -449,9 +461,8 @@ void PlainDecode(const AttentionView& layer, const SequencesView& sequences, con
   WithType(out_dtype, [&](auto tag) {
     using Out = typename decltype(tag)::Type;
     const auto kernel = wide ? MergeKernel<Out, 128> : MergeKernel<Out, 64>;
-    kernel<<<grid, kMergeThreads, 0, stream>>>(partials, static_cast<Out*>(out));
+    LaunchEarly(kernel, grid, kMergeThreads, 0, stream, partials, static_cast<Out*>(out));
   });
-  Check(cudaGetLastError(), "launching the merge of decode attention");
 }
 
 }  // namespace palu::cuda

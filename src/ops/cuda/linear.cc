@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "base/error.h"
+#include "ops/cuda/streamed_linear.h"
 
 namespace palu::cuda {
 namespace {
@@ -29,13 +30,6 @@ cudaDataType_t TypeOf(DType dtype) {
       break;
   }
   Fail("a product on the device takes F32, F16 or BF16, found {}", Name(dtype));
-}
-
-// Rows of whole 16 bytes at multiples of 16 bytes.
-bool Aligned(const DeviceMatrix& x) {
-  const auto size = static_cast<int64_t>(SizeOf(x.dtype));
-  return reinterpret_cast<uintptr_t>(x.data) % 16 == 0 && x.cols * size % 16 == 0 &&
-         x.stride * size % 16 == 0;
 }
 
 struct Layout {
@@ -120,7 +114,8 @@ const LinearRunner::Plan& LinearRunner::PlanFor(const Key& key) {
 }
 
 void LinearRunner::Multiply(const DeviceMatrix& x, const DeviceMatrix& weight, const float* bias,
-                            const DeviceMatrix& y, bool accumulate, cudaStream_t stream) {
+                            const DeviceMatrix& y, bool accumulate, float alpha,
+                            cudaStream_t stream) {
   const Plan& plan = PlanFor(
       {x.rows, weight.rows, x.cols, x.stride, weight.stride, y.stride, x.dtype, bias != nullptr});
   if (bias != nullptr) {  // the descriptor is this object's own, and the call reads it at once
@@ -128,8 +123,8 @@ void LinearRunner::Multiply(const DeviceMatrix& x, const DeviceMatrix& weight, c
                                          &bias, sizeof(bias)),
           "setting the bias");
   }
-  const float one = 1, beta = accumulate ? 1 : 0;
-  Check(cublasLtMatmul(handle_, plan.operation.desc, &one, weight.data, plan.w.layout, x.data,
+  const float beta = accumulate ? 1 : 0;
+  Check(cublasLtMatmul(handle_, plan.operation.desc, &alpha, weight.data, plan.w.layout, x.data,
                        plan.x.layout, &beta, y.data, plan.y.layout, y.data, plan.y.layout,
                        &plan.algorithm, workspace_.data(), static_cast<size_t>(kWorkspaceBytes),
                        stream),
@@ -137,17 +132,14 @@ void LinearRunner::Multiply(const DeviceMatrix& x, const DeviceMatrix& weight, c
 }
 
 void LinearRunner::Run(const DeviceMatrix& x, const DeviceMatrix& weight, const float* bias,
-                       const DeviceMatrix& y, bool accumulate, cudaStream_t stream) {
+                       const DeviceMatrix& y, bool accumulate, cudaStream_t stream, float alpha) {
   assert(x.dtype == weight.dtype && x.cols == weight.cols && y.dtype == DType::kF32);
   assert(x.rows == y.rows && weight.rows == y.cols);
   if (x.rows == 0) return;
-  if (!Aligned(x) || !Aligned(weight)) {
-    return PlainLinear(x, weight, bias, y, accumulate, stream);
+  if (!Streams(x) || !Streams(weight)) {
+    return PlainLinear(x, weight, bias, y, accumulate, alpha, stream);
   }
-  if (!batch_invariant_) {
-    if (x.rows <= kMaxStreamedRows) return StreamedLinear(x, weight, bias, y, accumulate, stream);
-    return Multiply(x, weight, bias, y, accumulate, stream);
-  }
+  if (!batch_invariant_) return Multiply(x, weight, bias, y, accumulate, alpha, stream);
   const auto size = static_cast<int64_t>(SizeOf(x.dtype));
   padded_x_.Resize(std::max(padded_x_.size(), kInvariantRows * x.cols * size));
   padded_y_.Resize(std::max(padded_y_.size(), kInvariantRows * y.cols));
@@ -166,7 +158,7 @@ void LinearRunner::Run(const DeviceMatrix& x, const DeviceMatrix& weight, const 
     const int64_t rows = std::min(kInvariantRows, x.rows - row);
     copy(px, x.RowRange(row, rows), rows);
     if (accumulate) copy(py, y.RowRange(row, rows), rows);
-    Multiply(px, weight, bias, py, accumulate, stream);
+    Multiply(px, weight, bias, py, accumulate, alpha, stream);
     copy(y.RowRange(row, rows), py, rows);
   }
 }

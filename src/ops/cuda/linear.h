@@ -1,4 +1,4 @@
-// y = x Wᵀ + b on the device: cuBLASLt for many rows, our own streaming kernel for few.
+// y = x Wᵀ + b on the device by cuBLASLt; few float rows by streamed_linear.h.
 #pragma once
 
 #include <cublasLt.h>
@@ -37,9 +37,6 @@ DeviceMatrix MakeMatrix(T* data, DType dtype, int64_t rows, int64_t cols) {
   return {data, dtype, rows, cols, cols};
 }
 
-// Rows up to which the streaming kernel runs: it reads the weights once at memory bandwidth.
-inline constexpr int64_t kMaxStreamedRows = 4;
-
 // Holds the library's handle, its workspace and the plans it has chosen. For one stream; calls of
 // several streams need an object each.
 class LinearRunner {
@@ -53,9 +50,10 @@ class LinearRunner {
 
   // x [m, k] and weight [n, k] of one dtype (F32, F16 or BF16), bias [n] float or null, y [m, n]
   // float. F32 products are float32, never TF32. accumulate: y += instead of y =. Rows of x and
-  // weight that do not start at multiples of 16 bytes are multiplied by a slow kernel.
+  // weight that do not start at multiples of 16 bytes are multiplied by a slow kernel. `alpha`
+  // multiplies x Wᵀ, for rows that were scaled.
   void Run(const DeviceMatrix& x, const DeviceMatrix& weight, const float* bias,
-           const DeviceMatrix& y, bool accumulate, cudaStream_t stream);
+           const DeviceMatrix& y, bool accumulate, cudaStream_t stream, float alpha = 1);
 
  private:
   struct Key {
@@ -66,7 +64,7 @@ class LinearRunner {
   };
   struct Plan;
   void Multiply(const DeviceMatrix& x, const DeviceMatrix& weight, const float* bias,
-                const DeviceMatrix& y, bool accumulate, cudaStream_t stream);
+                const DeviceMatrix& y, bool accumulate, float alpha, cudaStream_t stream);
   const Plan& PlanFor(const Key& key);
 
   bool batch_invariant_;
@@ -77,13 +75,9 @@ class LinearRunner {
   std::map<Key, Plan> plans_;
 };
 
-// The streaming kernel alone: m <= kMaxStreamedRows, rows of whole aligned 16 bytes.
-void StreamedLinear(const DeviceMatrix& x, const DeviceMatrix& weight, const float* bias,
-                    const DeviceMatrix& y, bool accumulate, cudaStream_t stream);
-
 // One warp per element of y, for shapes that fit nothing else; the same bits for a row in any
 // batch.
 void PlainLinear(const DeviceMatrix& x, const DeviceMatrix& weight, const float* bias,
-                 const DeviceMatrix& y, bool accumulate, cudaStream_t stream);
+                 const DeviceMatrix& y, bool accumulate, float alpha, cudaStream_t stream);
 
 }  // namespace palu::cuda

@@ -2,9 +2,9 @@
 
 #include <cassert>
 
+#include "ops/cuda/async_copy.cuh"
 #include "ops/cuda/element.cuh"
 #include "ops/cuda/reduce.cuh"
-#include "ops/cuda/rope_angle.cuh"
 
 namespace palu::cuda {
 namespace {
@@ -14,6 +14,7 @@ constexpr int kThreads = 256;
 template <class T>
 __global__ void GatherKernel(const T* table, int64_t stride, const int32_t* ids, float* out,
                              int64_t out_stride, int d) {
+  LetNextKernelStart();
   const T* row = table + ids[blockIdx.x] * stride;
   for (int i = threadIdx.x; i < d; i += blockDim.x) {
     out[blockIdx.x * out_stride + i] = AsFloat(row[i]);
@@ -70,52 +71,13 @@ __global__ void __launch_bounds__(kNormThreads)
   }
 }
 
-// One warp per token and head; a lane holds pairs (i, i + d/2), at most four of them.
-__global__ void RotateHeadsKernel(RopeView rope, int head_dim, float eps, TokensView tokens,
-                                  HeadsView first, HeadsView second, float* x, int64_t stride) {
-  constexpr int kPairs = 4;
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  const int64_t unit = static_cast<int64_t>(blockIdx.x) * (blockDim.x / 32) + warp;
-  const int heads = first.heads + second.heads;
-  const int64_t token = unit / heads;
-  if (token >= tokens.count) return;
-  const int head = static_cast<int>(unit % heads);
-  const HeadsView& set = head < first.heads ? first : second;
-  const int index = head < first.heads ? head : head - first.heads;
-  float* row = x + token * stride + set.column + static_cast<int64_t>(index) * head_dim;
-  const int half = head_dim / 2;
-  float re[kPairs], im[kPairs], squares = 0;
-#pragma unroll
-  for (int p = 0; p < kPairs; ++p) {
-    const int i = lane + 32 * p;
-    re[p] = i < half ? row[i] : 0;
-    im[p] = i < half ? row[i + half] : 0;
-    squares = fmaf(re[p], re[p], fmaf(im[p], im[p], squares));
-  }
-  const float scale = set.norm == nullptr
-                          ? 1.0f
-                          : 1.0f / sqrtf(WarpSum(squares) / static_cast<float>(head_dim) + eps);
-#pragma unroll
-  for (int p = 0; p < kPairs; ++p) {
-    const int i = lane + 32 * p;
-    if (i >= half) break;
-    if (set.norm != nullptr) {
-      re[p] *= scale * set.norm[i];
-      im[p] *= scale * set.norm[i + half];
-    }
-    const float2 angle = CosSin(rope, tokens.position[token], i);
-    row[i] = re[p] * angle.x - im[p] * angle.y;
-    row[i + half] = im[p] * angle.x + re[p] * angle.y;
-  }
-}
-
 template <class T>
 __global__ void SwiGluKernel(const float* gate_up, int64_t stride, T* out, int64_t out_stride,
-                             int d) {
+                             int d, float scale) {
   const int i = blockIdx.x * blockDim.x + threadIdx.x;
   if (i >= d) return;
   const float gate = gate_up[blockIdx.y * stride + i], up = gate_up[blockIdx.y * stride + d + i];
-  out[blockIdx.y * out_stride + i] = FromFloat<T>(gate / (1.0f + expf(-gate)) * up);
+  out[blockIdx.y * out_stride + i] = FromFloat<T>(gate / (1.0f + expf(-gate)) * up * scale);
 }
 
 template <class T>
@@ -190,23 +152,14 @@ void RmsNorm(const DeviceMatrix& x, const float* weight, float eps, const Device
   Check(cudaGetLastError(), "RMS norm");
 }
 
-void RotateHeads(const RopeView& rope, int32_t head_dim, float norm_eps, const TokensView& tokens,
-                 HeadsView first, HeadsView second, const DeviceMatrix& x, cudaStream_t stream) {
-  assert(head_dim <= 256);
-  const int64_t units = tokens.count * (first.heads + second.heads);
-  constexpr int kUnits = kThreads / 32;
-  RotateHeadsKernel<<<static_cast<unsigned>((units + kUnits - 1) / kUnits), kThreads, 0, stream>>>(
-      rope, head_dim, norm_eps, tokens, first, second, static_cast<float*>(x.data), x.stride);
-  Check(cudaGetLastError(), "RoPE");
-}
-
-void SwiGlu(const DeviceMatrix& gate_up, const DeviceMatrix& out, cudaStream_t stream) {
+void SwiGlu(const DeviceMatrix& gate_up, const DeviceMatrix& out, float scale,
+            cudaStream_t stream) {
   assert(gate_up.cols == 2 * out.cols);
   WithType(out.dtype, [&](auto tag) {
     using T = typename decltype(tag)::Type;
     SwiGluKernel<<<ColumnsByRows(out.cols, out.rows), kThreads, 0, stream>>>(
         static_cast<const float*>(gate_up.data), gate_up.stride, static_cast<T*>(out.data),
-        out.stride, static_cast<int>(out.cols));
+        out.stride, static_cast<int>(out.cols), scale);
   });
   Check(cudaGetLastError(), "SwiGLU");
 }

@@ -30,20 +30,9 @@ void SelectRows(const DeviceMatrix& x, const int32_t* rows, const DeviceMatrix& 
 void RmsNorm(const DeviceMatrix& x, const float* weight, float eps, const DeviceMatrix& y,
              cudaStream_t stream);
 
-// Heads that lie side by side in every row, from a column on.
-struct HeadsView {
-  int64_t column = 0;
-  int32_t heads = 0;
-  const float* norm = nullptr;  // [d] RMSNorm before RoPE; null: none
-};
-
-// In place on x [tokens, ...] float: norm, where there is one, and RoPE of both sets of heads (the
-// second may be empty: queries alone, or queries and plain keys).
-void RotateHeads(const RopeView& rope, int32_t head_dim, float norm_eps, const TokensView& tokens,
-                 HeadsView first, HeadsView second, const DeviceMatrix& x, cudaStream_t stream);
-
-// out = silu(gate) * up for gate_up [m, 2 d] float (gate in the first d columns), out [m, d].
-void SwiGlu(const DeviceMatrix& gate_up, const DeviceMatrix& out, cudaStream_t stream);
+// out = scale * silu(gate) * up for gate_up [m, 2 d] float (gate in the first d columns), out [m,
+// d].
+void SwiGlu(const DeviceMatrix& gate_up, const DeviceMatrix& out, float scale, cudaStream_t stream);
 
 // out = x rounded to out's dtype; x float, both may be strided.
 void ConvertRows(const DeviceMatrix& x, const DeviceMatrix& out, cudaStream_t stream);
@@ -55,12 +44,26 @@ struct StoreView {
   float clip_ratio = 1;
 };
 
+// What is normalised, where there is a norm, and turned by its position's angles before keys are
+// stored: queries in place, plain keys (a page per head) on their way into the cache, so that x
+// keeps them as they were.
+struct RotateView {
+  RopeView rope;
+  int32_t head_dim = 0;  // at most 256
+  float norm_eps = 0;
+  int32_t query_heads = 0;            // from column 0 of a row on
+  const float* query_norm = nullptr;  // [d]; null: none
+  bool keys = false;
+  const float* key_norm = nullptr;
+};
+
 // Rounds or quantises and packs each token's row of x [tokens, ...] float into its pages, keys and
 // values in one launch, bit for bit as ops/latent_quantization.h does. A latent that is not finite
-// sets *fault to `layer` + 1 (which stays until the caller clears it).
-void StoreRows(const StoreView& keys, const StoreView& values, std::byte* const* blocks,
-               int32_t stride, const TokensView& tokens, const DeviceMatrix& x, int32_t layer,
-               int32_t* fault, cudaStream_t stream);
+// sets *fault to `layer` + 1 (which stays until the caller clears it). The launch waits for the
+// kernel before it by itself (launch_early.cuh).
+void StoreRows(const RotateView& rotate, const StoreView& keys, const StoreView& values,
+               std::byte* const* blocks, int32_t stride, const TokensView& tokens,
+               const DeviceMatrix& x, int32_t layer, int32_t* fault, cudaStream_t stream);
 
 // For every row of logits [m, n] float: the first of the largest, and log softmax(row)[target]
 // (summed in float64). targets null: only the argmax. A negative target gives 0.

@@ -3,8 +3,11 @@
 #include <algorithm>
 #include <cassert>
 
+#include "ops/cuda/async_copy.cuh"
 #include "ops/cuda/element.cuh"
+#include "ops/cuda/launch_early.cuh"
 #include "ops/cuda/reduce.cuh"
+#include "ops/cuda/rotate_head.cuh"
 #include "ops/cuda/row_ops.h"
 
 namespace palu::cuda {
@@ -112,38 +115,71 @@ __device__ void RoundRow(const PageView& page, std::byte* block, int row_in_bloc
   for (int i = lane; i < page.width; i += 32) out[i] = FromFloat<T>(row[i]);
 }
 
-// One warp per token and page, keys' pages first.
-__global__ void StoreKernel(StoreView keys, StoreView values, std::byte* const* blocks,
-                            int32_t stride, TokensView tokens, const float* x, int64_t x_stride,
-                            int max_runs, int32_t layer, int32_t* fault) {
-  extern __shared__ ScaleZero shared_fits[];
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  const int pages = keys.projection.page_count + values.projection.page_count;
-  const int64_t unit = static_cast<int64_t>(blockIdx.x) * kWarps + warp;
-  const int64_t token = unit / pages;
-  if (token >= tokens.count) return;
-  int index = static_cast<int>(unit % pages);
-  const bool key = index < keys.projection.page_count;
-  const StoreView& store = key ? keys : values;
-  if (!key) index -= keys.projection.page_count;
-  const PageView page = store.projection.pages[index];
-  const float* row = x + token * x_stride + store.column + page.column;
-  const int32_t at = tokens.index[token];
-  std::byte* block = blocks[static_cast<int64_t>(tokens.sequence[token]) * stride + at / kTokens];
+struct StoreArguments {
+  RotateView rotate;
+  StoreView keys, values;
+  std::byte* const* blocks;
+  int32_t stride;
+  TokensView tokens;
+  float* x;
+  int64_t x_stride;
+  int32_t max_runs, layer;
+  int32_t* fault;
+};
+
+// One page of one token.
+__device__ void StorePage(const StoreArguments& a, const StoreView& store, bool key, int index,
+                          int64_t token, ScaleZero* fits, int lane) {
+  const ProjectionView& p = store.projection;
+  const PageView& page = p.pages[index];
+  const float* row = a.x + token * a.x_stride + store.column + page.column;
+  const int32_t at = a.tokens.index[token];
+  std::byte* block =
+      a.blocks[static_cast<int64_t>(a.tokens.sequence[token]) * a.stride + at / kTokens];
   const int row_in_block = at % kTokens;
-  if (store.projection.bits < 16) {
-    PackRow(store, page, block, row_in_block, row, shared_fits + warp * max_runs, lane, layer,
-            fault);
-    return;
+  if (p.bits < 16) {
+    return PackRow(store, page, block, row_in_block, row, fits, lane, a.layer, a.fault);
   }
-  switch (store.projection.dtype) {
+  const auto store_as = [&](auto tag) {
+    using T = typename decltype(tag)::Type;
+    if (!key || !a.rotate.keys) return RoundRow<T>(page, block, row_in_block, row, lane);
+    T* out = reinterpret_cast<T*>(block + page.offset) + row_in_block * page.width;
+    RotateHead(a.rotate.rope, a.rotate.head_dim, a.rotate.key_norm, a.rotate.norm_eps,
+               a.tokens.position[token], row, lane,
+               [&](int i, float value) { out[i] = FromFloat<T>(value); });
+  };
+  switch (p.dtype) {
     case DType::kF32:
-      return RoundRow<float>(page, block, row_in_block, row, lane);
+      return store_as(Tag<float>{});
     case DType::kBF16:
-      return RoundRow<__nv_bfloat16>(page, block, row_in_block, row, lane);
+      return store_as(Tag<__nv_bfloat16>{});
     default:
-      return RoundRow<__half>(page, block, row_in_block, row, lane);
+      return store_as(Tag<__half>{});
   }
+}
+
+// One warp per token and query head or page: queries first, then keys' pages, then values'.
+__global__ void StoreKernel(const __grid_constant__ StoreArguments a) {
+  extern __shared__ ScaleZero shared_fits[];
+  LetNextKernelStart();
+  WaitForPreviousKernel();
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const int queries = a.rotate.query_heads, key_pages = a.keys.projection.page_count;
+  const int units = queries + key_pages + a.values.projection.page_count;
+  const int64_t unit = static_cast<int64_t>(blockIdx.x) * kWarps + warp;
+  const int64_t token = unit / units;
+  if (token >= a.tokens.count) return;
+  const int index = static_cast<int>(unit % units);
+  if (index < queries) {
+    float* head = a.x + token * a.x_stride + static_cast<int64_t>(index) * a.rotate.head_dim;
+    return RotateHead(a.rotate.rope, a.rotate.head_dim, a.rotate.query_norm, a.rotate.norm_eps,
+                      a.tokens.position[token], head, lane,
+                      [&](int i, float value) { head[i] = value; });
+  }
+  ScaleZero* fits = shared_fits + warp * a.max_runs;
+  const int page = index - queries;
+  if (page < key_pages) return StorePage(a, a.keys, true, page, token, fits, lane);
+  StorePage(a, a.values, false, page - key_pages, token, fits, lane);
 }
 
 int MaxRuns(const ProjectionView& p) {
@@ -153,16 +189,18 @@ int MaxRuns(const ProjectionView& p) {
 
 }  // namespace
 
-void StoreRows(const StoreView& keys, const StoreView& values, std::byte* const* blocks,
-               int32_t stride, const TokensView& tokens, const DeviceMatrix& x, int32_t layer,
-               int32_t* fault, cudaStream_t stream) {
-  const int64_t units = tokens.count * (keys.projection.page_count + values.projection.page_count);
+void StoreRows(const RotateView& rotate, const StoreView& keys, const StoreView& values,
+               std::byte* const* blocks, int32_t stride, const TokensView& tokens,
+               const DeviceMatrix& x, int32_t layer, int32_t* fault, cudaStream_t stream) {
+  assert(rotate.head_dim <= kMaxRotatedDim);
+  const int64_t units = tokens.count * (rotate.query_heads + keys.projection.page_count +
+                                        values.projection.page_count);
   const int runs = std::max(MaxRuns(keys.projection), MaxRuns(values.projection));
-  StoreKernel<<<static_cast<unsigned>((units + kWarps - 1) / kWarps), 32 * kWarps,
-                static_cast<size_t>(kWarps * runs) * sizeof(ScaleZero), stream>>>(
-      keys, values, blocks, stride, tokens, static_cast<const float*>(x.data), x.stride, runs,
-      layer, fault);
-  Check(cudaGetLastError(), "storing keys and values");
+  const StoreArguments arguments{
+      rotate,   keys, values, blocks, stride, tokens, static_cast<float*>(x.data),
+      x.stride, runs, layer,  fault};
+  LaunchEarly(StoreKernel, dim3(static_cast<unsigned>((units + kWarps - 1) / kWarps)), 32 * kWarps,
+              static_cast<size_t>(kWarps * runs) * sizeof(ScaleZero), stream, arguments);
 }
 
 }  // namespace palu::cuda

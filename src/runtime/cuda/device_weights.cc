@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "ops/convert.h"
+#include "runtime/cuda/half_weights.h"
 
 namespace palu::cuda {
 namespace {
@@ -167,6 +168,11 @@ DeviceTensor::DeviceTensor(DType dtype, int64_t rows, int64_t cols)
   bytes_.Resize(rows * cols * static_cast<int64_t>(SizeOf(dtype)));
 }
 
+void DeviceTensor::Reinterpret(DType dtype) {
+  assert(SizeOf(dtype) == SizeOf(dtype_));
+  dtype_ = dtype;
+}
+
 const float* DeviceTensor::AsFloat() const {
   assert(!bytes_.data() || dtype_ == DType::kF32);
   return reinterpret_cast<const float*>(bytes_.data());
@@ -214,6 +220,7 @@ DeviceWeights UploadWeights(const Model& model, const CacheLayout& layout,
     weights.layers.push_back(UploadLayer(uploader, config, w.layers[static_cast<size_t>(l)],
                                          layout.layer(l), weights.dtype, stream));
   }
+  if (!dtype && weights.dtype == DType::kBF16) TakeHalf(config, weights, stream);
   return weights;
 }
 

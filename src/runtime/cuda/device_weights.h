@@ -22,6 +22,8 @@ class DeviceTensor {
   DeviceTensor(DType dtype, int64_t rows, int64_t cols);
 
   DeviceMatrix Matrix() const { return {bytes_.data(), dtype_, rows_, cols_, cols_}; }
+  // The elements are of another type of the same size from here on.
+  void Reinterpret(DType dtype);
   const float* AsFloat() const;  // null when empty; F32 only
   char* data() const { return bytes_.data(); }
   int64_t bytes() const { return bytes_.bytes(); }
@@ -59,18 +61,19 @@ struct DeviceLayer {
   DeviceTensor o, o_bias;              // [hidden, n_q*d]
   DeviceTensor gate_up, gate_up_bias;  // [2 inter, hidden], gate first
   DeviceTensor down, down_bias;        // [hidden, inter]
+  float gated_scale = 1;  // a power of 2 with which rows of down's input fit into the weights' type
 };
 
 struct DeviceWeights {
-  DType dtype = DType::kBF16;                   // of the products: the embedding's
+  DType dtype = DType::kBF16;                   // of the matrices
   DeviceTensor embedding, final_norm, lm_head;  // lm_head empty when tied
   std::vector<DeviceLayer> layers;
 
   const DeviceTensor& head() const { return lm_head ? lm_head : embedding; }
 };
 
-// Copies the weights through pinned memory, converted to `dtype` or as they are stored. Throws
-// Error when the device has too little memory.
+// Copies the weights through pinned memory, converted to `dtype` or as they are stored, BF16 as F16
+// where it does as well (half_weights.h). Throws Error when the device has too little memory.
 DeviceWeights UploadWeights(const Model& model, const CacheLayout& layout,
                             std::optional<DType> dtype, cudaStream_t stream);
 

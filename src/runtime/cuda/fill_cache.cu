@@ -62,8 +62,9 @@ void FillRandomOnDevice(const CacheLayout& layout, const CachedSequence& sequenc
       const uint64_t stream_seed = (seed << 40) + static_cast<uint64_t>(at) * pages.size() + l;
       FillKernel<<<Blocks(count * width), 256, 0, stream>>>(rows.data(), count * width,
                                                             stream_seed << 20);
-      StoreRows({pages[l].view, 0, clip}, {pages[l + 1].view, pages[l].width, clip}, table.data(),
-                static_cast<int32_t>(blocks), {sequences.data(), index.data(), nullptr, count},
+      StoreRows({}, {pages[l].view, 0, clip}, {pages[l + 1].view, pages[l].width, clip},
+                table.data(), static_cast<int32_t>(blocks),
+                {sequences.data(), index.data(), nullptr, count},
                 MakeMatrix(rows.data(), DType::kF32, count, width), 0, fault.data(), stream);
     }
   }

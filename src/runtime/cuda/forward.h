@@ -1,5 +1,5 @@
-// The forward pass on one NVIDIA GPU. Products take the weights' element type and give float; the
-// residual stream is float; keys and values are read back from the cache as stored.
+// The forward pass on one NVIDIA GPU. Products give float, the residual stream is float; keys and
+// values are read back from the cache as stored.
 #pragma once
 
 #include <map>
@@ -9,6 +9,8 @@
 #include "runtime/cuda/attention_view.h"
 #include "runtime/cuda/device_weights.h"
 #include "runtime/cuda/graph.h"
+#include "runtime/cuda/head.h"
+#include "runtime/cuda/products.h"
 #include "runtime/cuda/rebuilt_attention.h"
 #include "runtime/cuda/step.h"
 #include "runtime/forward_pass.h"
@@ -22,15 +24,20 @@ class Forward final : public ForwardPass {
 
   void Run(const Batch& batch) override;
   void Logits(std::span<const int64_t> rows, MatrixView<float> logits) override;
+  void LogProbs(std::span<const int64_t> rows, std::span<const TokenId> targets,
+                std::span<double> logprobs, std::span<TokenId> argmax) override;
+  void Sample(std::span<const int64_t> rows, std::span<const Draw> draws,
+              std::span<TokenId> tokens) override;
   bool fused(int64_t) const override { return false; }
   std::string kernel() const override;
 
  private:
   // The buffers of a step, named after what they hold; rows are tokens.
   struct Activations {
-    DeviceBuffer<float> residual, qkv, gate_up;
-    DeviceBuffer<char> normed, attended, gated;  // of the weights' type
-    DeviceBuffer<char> workspace;                // of decode attention
+    DeviceBuffer<float> residual, qkv;
+    DeviceBuffer<char> attended, gated;  // of Products::RowType
+    ProductScratch products;
+    DeviceBuffer<char> workspace;  // of decode attention
     int64_t tokens = 0;
   };
   // Everything a decode step of one batch size touches, at fixed addresses.
@@ -48,21 +55,22 @@ class Forward final : public ForwardPass {
   // All layers and the final norm, on the stream.
   void RunLayers(const Batch& batch, const StepTables& tables, Activations& a);
   void RunLayer(int32_t index, const Batch& batch, const StepTables& tables, Activations& a);
-  void Attend(const AttentionView& view, const DeviceLayer& layer, const Batch& batch,
-              const StepTables& tables, Activations& a);
-  DeviceMatrix Typed(const DeviceBuffer<char>& buffer, int64_t cols, int64_t rows) const;
-  void CheckFault();
+  void Attend(int32_t index, const Batch& batch, const StepTables& tables, Activations& a);
+  DeviceMatrix Rows(const DeviceBuffer<char>& buffer, int64_t cols, int64_t rows) const;
+  DeviceMatrix Residual(const Activations& a, int64_t rows) const;
 
   const Model& model_;
   Device device_;
   float clip_ratio_;
   Stream stream_;
   DeviceWeights weights_;
-  LinearRunner linear_;
+  Products products_;
+  Head head_;
   RopeTables rope_tables_;
   RopeView rope_;
   std::vector<AttentionView> views_;
-  bool decodes_;  // every layer's decode kernel takes its shape
+  std::vector<bool> decodes_;  // layers whose shape the decode kernel takes
+  bool all_decode_ = false;
 
   Activations activations_;  // of steps with prompts
   std::unique_ptr<StepTables> tables_;
@@ -70,12 +78,6 @@ class Forward final : public ForwardPass {
   std::map<int64_t, DecodeStep> decode_steps_;  // by number of sequences
   const Activations* last_ = nullptr;           // where the hidden states of the last step are
   int64_t last_tokens_ = 0;
-
-  DeviceBuffer<int32_t> rows_, fault_;
-  DeviceBuffer<char> selected_;
-  DeviceBuffer<float> logits_;
-  PinnedBuffer<float> host_logits_;
-  PinnedBuffer<int32_t> host_fault_;
 };
 
 }  // namespace palu::cuda

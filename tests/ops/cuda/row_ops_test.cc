@@ -49,8 +49,9 @@ TEST(CudaRowOps, RmsNormMatchesTheReference) {
 TEST(CudaRowOps, HeadsAreNormalisedAndRotated) {
   PALU_SKIP_WITHOUT_DEVICE();
   for (const int64_t d : {16, 64, 128, 256}) {
+    // Queries in place; keys, behind a gap, on their way into a page per head.
     const int64_t heads = 3, keys = 2, gap = 5, n = 4;
-    const int64_t width = (heads + keys) * d + gap;
+    const int64_t width = (heads + keys) * d + gap, page_bytes = 64 * d * 4;
     const std::vector<int32_t> positions = {0, 1, 5000, 1000000};
     const std::vector<double> frequencies = InverseFrequencies({}, d);
     std::vector<double> turns;
@@ -62,11 +63,32 @@ TEST(CudaRowOps, HeadsAreNormalisedAndRotated) {
     const auto dturns = ToDevice(turns);
     cuda::RopeView rope;
     rope.turns = dturns.data();
-    const cuda::TokensView tokens{nullptr, nullptr, dpositions.data(), n};
-    cuda::RotateHeads(rope, static_cast<int32_t>(d), 1e-6f, tokens,
-                      {0, static_cast<int32_t>(heads), dnorm.data()},
-                      {heads * d + gap, static_cast<int32_t>(keys), nullptr},
-                      MakeMatrix(dx.data(), DType::kF32, n, width), nullptr);
+    const auto pages = ToDevice(std::vector<cuda::PageView>{
+        {0, static_cast<int32_t>(d), nullptr, nullptr, 0},
+        {page_bytes, static_cast<int32_t>(d), nullptr, nullptr, static_cast<int32_t>(d)}});
+    const auto block = Poison(keys * page_bytes);
+    const auto table = ToDevice(std::vector<std::byte*>{block.data()});
+    const auto sequence = ToDevice(std::vector<int32_t>(4, 0));
+    const auto index = ToDevice(std::vector<int32_t>{10, 11, 12, 63});
+    const auto fault = ToDevice(std::vector<int32_t>{0});
+    cuda::StoreView stored;
+    stored.projection.pages = pages.data();
+    stored.projection.page_count = static_cast<int32_t>(keys);
+    stored.projection.max_width = static_cast<int32_t>(d);
+    stored.projection.dtype = DType::kF32;
+    stored.column = heads * d + gap;
+    cuda::RotateView rotate;
+    rotate.rope = rope;
+    rotate.head_dim = static_cast<int32_t>(d);
+    rotate.norm_eps = 1e-6f;
+    rotate.query_heads = static_cast<int32_t>(heads);
+    rotate.query_norm = dnorm.data();
+    rotate.keys = true;
+    cuda::StoreRows(rotate, stored, {}, table.data(), 1,
+                    {sequence.data(), index.data(), dpositions.data(), n},
+                    MakeMatrix(dx.data(), DType::kF32, n, width), 0, fault.data(), nullptr);
+    const auto page_rows = Loaded(ToHost(block), DType::kF32);
+    const std::vector<int64_t> rows = {10, 11, 12, 63};
     const auto y = ToHost(dx);
     for (int64_t t = 0; t < n; ++t) {
       for (int64_t h = 0; h < heads + keys; ++h) {
@@ -86,13 +108,17 @@ TEST(CudaRowOps, HeadsAreNormalisedAndRotated) {
           // Relative error (d / 2 + 6) eps of the norm, cosines and sines good to 4 eps.
           const double bound =
               (static_cast<double>(d) / 2 + 12) * kEps * (std::fabs(a) + std::fabs(b));
-          ASSERT_NEAR(y[static_cast<size_t>(at + i)], a * std::cos(angle) - b * std::sin(angle),
-                      bound);
-          ASSERT_NEAR(y[static_cast<size_t>(at + i + d / 2)],
-                      b * std::cos(angle) + a * std::sin(angle), bound);
+          const int64_t in_page =
+              (h - heads) * 64 * d + rows[static_cast<size_t>(t)] * d;  // of a key
+          const auto actual = [&](int64_t column) {
+            return query ? y[static_cast<size_t>(at + column)]
+                         : page_rows[static_cast<size_t>(in_page + column)];
+          };
+          ASSERT_NEAR(actual(i), a * std::cos(angle) - b * std::sin(angle), bound);
+          ASSERT_NEAR(actual(i + d / 2), b * std::cos(angle) + a * std::sin(angle), bound);
         }
       }
-      for (int64_t i = 0; i < gap; ++i) {  // what lies between is not touched
+      for (int64_t i = 0; i < gap + keys * d; ++i) {  // behind the queries nothing is touched
         const auto at = static_cast<size_t>(t * width + heads * d + i);
         EXPECT_EQ(y[at], x[at]);
       }
@@ -109,15 +135,16 @@ TEST(CudaRowOps, SwiGluGatherSelectAndConvert) {
     const auto size = static_cast<int64_t>(SizeOf(dtype));
     const auto out = Poison(n * d * size);
     cuda::SwiGlu(MakeMatrix(dx.data(), DType::kF32, n, 2 * d), MakeMatrix(out.data(), dtype, n, d),
-                 nullptr);
+                 0.5f, nullptr);
     const auto y = Loaded(ToHost(out), dtype);
     for (int64_t t = 0; t < n; ++t) {
       for (int64_t i = 0; i < d; ++i) {
         const double gate = x[static_cast<size_t>(t * 2 * d + i)];
-        const double e = gate / (1 + std::exp(-gate)) * x[static_cast<size_t>(t * 2 * d + d + i)];
-        ASSERT_NEAR(
-            y[static_cast<size_t>(t * d + i)], e,
-            (8 * kEps + UnitRoundoff(dtype)) * std::fabs(e) + 0x1p-24 * UnitRoundoff(dtype));
+        const double up = x[static_cast<size_t>(t * 2 * d + d + i)];
+        const double e = 0.5 * gate / (1 + std::exp(-gate)) * up;
+        ASSERT_NEAR(y[static_cast<size_t>(t * d + i)], e,
+                    (8 * kEps + UnitRoundoff(dtype)) * std::fabs(e) +
+                        (dtype == DType::kF16 ? 0x1p-25 : 0));  // below its smallest normal number
       }
     }
     // Rows of a table, converted both ways.
@@ -235,7 +262,7 @@ void ExpectSameBlocks(const LatentQuantization& quantization, DType dtype,
   const auto dtable = ToDevice(device_table);
   const auto dx = ToDevice(x);
   const auto fault = ToDevice(std::vector<int32_t>{0});
-  cuda::StoreRows(keys, last, dtable.data(), static_cast<int32_t>(blocks),
+  cuda::StoreRows({}, keys, last, dtable.data(), static_cast<int32_t>(blocks),
                   {dsequence.data(), dindex.data(), nullptr, n},
                   MakeMatrix(dx.data(), DType::kF32, n, stride), 3, fault.data(), nullptr);
   EXPECT_EQ(ToHost(fault)[0], 0);
@@ -277,7 +304,7 @@ TEST(CudaStoreRows, ReportsTheLayerOfALatentThatIsNotFinite) {
     keys.projection.max_width = 32;
     keys.projection.latent = true;
     keys.projection.bits = 4;
-    cuda::StoreRows(keys, {}, table.data(), 1, {zero.data(), zero.data(), nullptr, 1},
+    cuda::StoreRows({}, keys, {}, table.data(), 1, {zero.data(), zero.data(), nullptr, 1},
                     MakeMatrix(dx.data(), DType::kF32, 1, 32), 5, fault.data(), nullptr);
     EXPECT_EQ(ToHost(fault)[0], 6);
   }

@@ -114,7 +114,9 @@ void ExpectTheCpusLogits(const Model& model, const std::vector<std::vector<int64
 }
 
 TEST_P(CudaForward, DenseLogitsAreTheCpus) {
-  ExpectTheCpusLogits(Model::Load(Source()), {{150}, {100, 50}, Steps(70, 80)});
+  // The last cut goes back and forth between few rows and many, whose types differ.
+  ExpectTheCpusLogits(Model::Load(Source()),
+                      {{150}, {100, 50}, Steps(70, 80), {5, 4, 3, 7, 2, 6, 123}});
 }
 
 TEST_P(CudaForward, LatentsGiveTheCpusLogits) {
@@ -196,6 +198,65 @@ TEST_P(CudaForward, AFilledCacheDecodesToFiniteLogits) {
   Matrix<float> logits(transformer.Forward(batch), model.config().vocab_size);
   transformer.Logits(0, logits);
   for (const float x : logits.View().RowSpan(0)) ASSERT_TRUE(std::isfinite(x));
+}
+
+// One layer with ranks that the decode kernel refuses is rebuilt densely, the others are not.
+TEST_P(CudaForward, TheDecodeKernelIsChosenPerLayer) {
+  const Model dense = Model::Load(Source());
+  if (dense.config().head_dim < 64) GTEST_SKIP() << "no layer of this model suits the kernel";
+  testing::TempDir dir;
+  const Model model = testing::MakeCompressed(
+      Source(), dir / "m",
+      {.ratio = 0.5,
+       .group_size = 1,
+       .rank_multiple = 32,
+       .force_factors = true,
+       .edit_ranks = [](std::vector<LayerRanks>& ranks) { ranks[1].k.ranks[0] = 24; }});
+  const auto ids = RandomIds(100, model.config().vocab_size, 7);
+  const Matrix<float> expected = Logits(model, ids, {100}, {kCpu, DType::kF16});
+  const Matrix<float> actual =
+      Logits(model, ids, Steps(60, 40), {kCuda, DType::kF16, false, DType::kF32});
+  EXPECT_LT(WorstLogProb(actual, expected, ids),
+            Tolerance(model, DType::kF32, DType::kF16, expected));
+  ThreadPool pool(1);
+  KvCache cache(model.config(), DType::kF16, 0, kCuda);
+  const Transformer transformer(model, cache.layout(), {.pool = pool, .device = kCuda});
+  EXPECT_NE(transformer.kernel().find("in 1 of "), std::string::npos) << transformer.kernel();
+}
+
+// What the device makes of its own logits is what the CPU makes of them.
+TEST_P(CudaForward, ScoresAndSamplesAreTheCpusOfTheSameLogits) {
+  const Model model = Model::Load(Source());
+  const auto ids = RandomIds(20, model.config().vocab_size, 6);
+  ThreadPool pool(1);
+  KvCache cache(model.config(), DType::kF16, 0, kCuda);
+  Transformer transformer(model, cache.layout(), {.pool = pool, .device = kCuda});
+  CachedSequence sequence = cache.NewSequence();
+  sequence.Reserve(20);
+  Batch batch;
+  batch.Add(sequence, ids);
+  transformer.Forward(batch);
+  for (const std::vector<int64_t>& rows : {std::vector<int64_t>{19}, {3, 1, 19, 7, 0, 11}}) {
+    Matrix<float> logits(std::ssize(rows), model.config().vocab_size);
+    transformer.Logits(rows, logits);
+    std::vector<TokenId> targets(rows.size(), 2), argmax(rows.size()), tokens(rows.size());
+    targets.back() = -1;
+    std::vector<double> logprobs(rows.size());
+    transformer.LogProbs(rows, targets, logprobs, argmax);
+    Sampler sampler({.temperature = 0.8, .top_k = 50, .top_p = 0.95, .seed = 3});
+    std::vector<Draw> draws;
+    for (size_t i = 0; i < rows.size(); ++i) draws.push_back(i == 1 ? Draw{} : sampler.NextDraw());
+    transformer.Sample(rows, draws, tokens);
+    for (size_t i = 0; i < rows.size(); ++i) {
+      const auto row = logits.View().RowSpan(static_cast<int64_t>(i));
+      EXPECT_EQ(argmax[i], ArgMax(row));
+      double largest = 0;
+      for (const float x : row) largest = std::max(largest, std::fabs(double{x}));
+      const double expected = targets[i] < 0 ? 0 : LogProb(row, targets[i]);
+      EXPECT_NEAR(logprobs[i], expected, 0x1p-21 * std::max(largest, 1.0));  // 4 eps each
+      EXPECT_EQ(tokens[i], Sampler::Sample(row, draws[i]));
+    }
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, CudaForward,
