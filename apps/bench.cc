@@ -157,8 +157,9 @@ void Run(const Options& options) {
                                                   MakeTransformerOptions(options.cache)));
     int64_t bytes = 0;
     for (const auto& [weight_class, part] : model.BytesByClass()) bytes += part;
-    report.models.push_back({loaded.names[i], Describe(model), model.weights().embedding.dtype,
-                             bytes, models.back()->layout().bytes_per_token()});
+    report.models.push_back(
+        {loaded.names[i], fmt::format("{}, keys from {}", Describe(model), models.back()->kernel()),
+         model.weights().embedding.dtype, bytes, models.back()->layout().bytes_per_token()});
   }
   Info("bench: measuring the machine");
   report.machine = MeasureMachine(exec);

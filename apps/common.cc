@@ -80,6 +80,12 @@ void AddCache(CLI::App& app, CacheOptions& options) {
                  "exact at any position; exact, too, on a GPU unless the cache is f32")
       ->check(CLI::IsMember({"float32", "float64"}))
       ->capture_default_str();
+  app.add_option("--frequency-split", options.frequency_split,
+                 "decode with slow rotary pairs of keys as a few shared waves, and weights of "
+                 "quantised values in 15 bits, where that is less work; or with whole keys and "
+                 "float32 weights always; on the CPU")
+      ->check(CLI::IsMember({"auto", "off"}))
+      ->capture_default_str();
   app.add_option("--weight-type", options.weight_type,
                  "element type of weights and products on a GPU; default: the model's own, f16 for "
                  "bf16 where that loses next to nothing")
@@ -101,6 +107,7 @@ TransformerOptions MakeTransformerOptions(const CacheOptions& options) {
   if (options.fuse_values == "on") result.fusion = ValueFusion::kOn;
   if (options.fuse_values == "off") result.fusion = ValueFusion::kOff;
   if (options.rope_angles == "float64") result.rope_angles = RopeAngles::kFloat64;
+  result.frequency_split = options.frequency_split == "auto";
   result.attend_stored = options.attend == "stored";
   if (options.weight_type) result.weight_dtype = ParseType(*options.weight_type);
   return result;

@@ -32,12 +32,13 @@ struct CacheOptions {
   std::string fuse_values = "auto";
   std::string attend = "computed";
   std::string rope_angles = "float32";
+  std::string frequency_split = "auto";
   std::optional<std::string> weight_type;
 };
 
 // --cache-type, --latent-bits.
 void AddCacheFormat(CLI::App& app, CacheOptions& options);
-// Those, and --fuse-values, --attend, --rope-angles.
+// Those, and --fuse-values, --attend, --rope-angles, --frequency-split, --weight-type.
 void AddCache(CLI::App& app, CacheOptions& options);
 CacheFormat MakeCacheFormat(const CacheOptions& options);
 // The same for commands that compare models: --latent-bits is for those that have latents.

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "ops/int8_up.h"
+#include "ops/lane_keys.h"
 #include "ops/paged_kv.h"
 #include "ops/position_table.h"
 #include "ops/softmax_state.h"
@@ -22,10 +23,14 @@ namespace palu {
 // Keys or values of one layer: pages, and how a head is rebuilt from a latent.
 struct AttentionProjection {
   CachedPages pages;
-  std::vector<TensorView> up;       // per page [heads_per_page*d, width]; empty when plain
-  TensorView bias;                  // [n_kv*d], part of a rebuilt head; plain pages include it
-  std::span<const Int8Up> int8_up;  // per KV head: U in int8, for keys from codes; else empty
-  TensorView norm;                  // [d], keys of Qwen3: RMSNorm between U h + bias and RoPE
+  std::vector<TensorView> up;           // per page [heads_per_page*d, width]; empty when plain
+  TensorView bias;                      // [n_kv*d], part of a rebuilt head; plain pages include it
+  std::span<const Int8Up> int8_up;      // per KV head: U in int8, for keys from codes; else empty
+  std::span<const LaneKeys> lane_keys;  // the same for decoding, where there is a kernel; or empty
+  // Of keys from latents that are not quantised, when decoding: slow rotary pairs are not rebuilt
+  // but summed as waves (ops/frequency_split.h), in float32; null: every key is rebuilt whole.
+  const LaneSplit* split = nullptr;
+  TensorView norm;  // [d], keys of Qwen3: RMSNorm between U h + bias and RoPE
   float norm_eps = 0;
 };
 
@@ -67,6 +72,12 @@ class AttentionWorkspace {
     Matrix<float> latents, keys, values, queries, scores, weighted, accumulator, up_keys, up_values;
     std::vector<Matrix<float>> unit_up_keys;  // per KV head of a decode unit
     CodeTile codes;
+    LaneTile lane_tile;
+    LaneRotations lane_rotations;
+    LaneScratch lanes;
+    std::vector<LaneWaves> lane_waves;  // per KV head of a decode unit
+    std::vector<Matrix<float>> waves;   // the same in float32
+    Matrix<float> coefficients, wave_scores;
     std::vector<const float*> rotations;  // of a tile's tokens
     std::vector<SoftmaxState> states;
   };

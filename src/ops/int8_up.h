@@ -53,6 +53,13 @@ class Int8Up {
   static std::string_view KernelName();
 
   int64_t head_dim() const { return head_dim_; }
+  int64_t width() const { return width_; }
+  int64_t run() const { return run_; }
+  int8_t At(int64_t f, int64_t r) const {  // U8[f][r]
+    return packed_.data()[(r / 4 * padded_ + f) * 4 + r % 4];
+  }
+  float scale(int64_t f) const { return scales_[static_cast<size_t>(f)]; }  // u_f
+  float sum(int64_t f) const { return sums_[static_cast<size_t>(f)]; }      // over the first run
 
  private:
   void Run(const CodeTile& tile, int64_t tokens, const float* const* rotations,

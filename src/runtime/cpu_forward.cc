@@ -1,8 +1,11 @@
 #include "runtime/cpu_forward.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cassert>
 #include <cmath>
+#include <optional>
 
 #include "base/error.h"
 #include "ops/convert.h"
@@ -41,6 +44,31 @@ std::vector<Int8Up> MakeInt8Up(const ModelConfig& config, const AttentionProject
   return heads;
 }
 
+// The split of slow rotary pairs that decoding from latents gains by; null where there is none, and
+// for an f32 cache, whose precision it would waste.
+std::unique_ptr<LaneSplit> MakeSplit(const ModelConfig& config, const CacheLayout& layout) {
+  const bool codes = layout.quantization().enabled();
+  if (codes ? !LaneKeys::Available() : layout.dtype() == DType::kF32) return nullptr;
+  const std::vector<double> frequencies = InverseFrequencies(config.rope, config.head_dim);
+  const int64_t queries = config.num_heads / config.num_kv_heads;
+  std::optional<FrequencySplit> split = ChooseFrequencySplit(
+      frequencies, kSplitTolerance, codes ? LaneSplitCost(queries) : WaveSplitCost(queries));
+  if (!split) return nullptr;
+  return std::make_unique<LaneSplit>(*std::move(split), frequencies);
+}
+
+// U_k per KV head for decoding in lanes; empty where keys have a bias or norm of their own, which
+// come between reconstruction and RoPE, or several scales per token.
+std::vector<LaneKeys> MakeLaneKeys(const AttentionProjection& keys, const LaneSplit* split) {
+  std::vector<LaneKeys> heads;
+  if (!LaneKeys::Available() || keys.bias || keys.norm) return heads;
+  for (const Int8Up& up : keys.int8_up) {
+    if (up.run() < up.width() || up.head_dim() % 4 != 0) return {};
+    heads.emplace_back(up, split);
+  }
+  return heads;
+}
+
 }  // namespace
 
 CpuForward::CpuForward(const Model& model, const CacheLayout& layout, const Exec& exec,
@@ -51,7 +79,18 @@ CpuForward::CpuForward(const Model& model, const CacheLayout& layout, const Exec
       attend_stored_(options.attend_stored || exec.deterministic),
       table_(InverseFrequencies(model.config().rope, model.config().head_dim),
              options.rope_angles) {
+  if (options.frequency_split) split_ = MakeSplit(model.config(), layout);
   Prepare(layout, options.fusion);
+  const auto splits = [](const Prepared& p) {
+    return p.attention.k.split != nullptr ||
+           (!p.lane_keys.empty() && p.lane_keys.front().split() != nullptr);
+  };
+  if (std::any_of(prepared_.begin(), prepared_.end(), splits)) {
+    const FrequencySplit& split = split_->split;
+    kernel_ += fmt::format(", {} of {} rotary pairs rebuilt, the others as {} waves over {} tokens",
+                           split.exact_pairs, split.exact_pairs + split.slow_pairs(), split.terms,
+                           split.block_tokens);
+  }
 }
 
 void CpuForward::Prepare(const CacheLayout& layout, ValueFusion fusion) {
@@ -72,6 +111,12 @@ void CpuForward::Prepare(const CacheLayout& layout, ValueFusion fusion) {
     attention.v = MakeProjection(layout.layer(l).v, weights.v);
     prepared.int8_up = MakeInt8Up(config, attention.k);
     attention.k.int8_up = prepared.int8_up;
+    prepared.lane_keys = MakeLaneKeys(attention.k, split_.get());
+    attention.k.lane_keys = prepared.lane_keys;
+    if (attention.k.pages.latent && !attention.k.pages.quantized() && !attention.k.bias &&
+        !attention.k.norm) {
+      attention.k.split = split_.get();
+    }
     attention.fused_values = ShouldFuse(config, weights, fusion);
     prepared.output = weights.o;
     prepared.output_bias = weights.o_bias;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <functional>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -32,6 +33,7 @@ class CpuForward final : public ForwardPass {
   struct Prepared {
     AttentionLayer attention;
     std::vector<Int8Up> int8_up;  // per KV head, when keys are rebuilt from codes
+    std::vector<LaneKeys> lane_keys;
     FusedOutput fused;
     TensorView output, output_bias;  // W_o or W_o blockdiag(U_v)
   };
@@ -54,6 +56,7 @@ class CpuForward final : public ForwardPass {
   std::string kernel_;
   bool attend_stored_;
   PositionTable table_;
+  std::unique_ptr<LaneSplit> split_;
   std::vector<Prepared> prepared_;
 
   // The step's buffers, named after what they hold; rows are tokens.

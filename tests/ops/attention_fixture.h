@@ -20,6 +20,7 @@ struct AttentionShapes {
   int64_t v_group = 0;  // KV heads per page of values; 0: as for keys
   float up_scale = 1;   // standard deviation of U
   double theta = 10000;
+  bool split = false;   // slow rotary pairs as waves, whatever the count says of so few keys
 };
 
 // Owns everything that an AttentionLayer and its chunks refer to.
@@ -39,7 +40,9 @@ class AttentionFixture {
     MakeProjection(s, s.k_ranks, s.group, cache, s.bias, layer.k);
     MakeProjection(s, s.v_ranks, s.v_group > 0 ? s.v_group : s.group, cache, s.bias && !s.fused,
                    layer.v);
-    if (!s.device) MakeInt8Up(layer.k);
+    if (s.split) MakeSplit(LaneSplitCost(s.heads / s.kv_heads));
+    if (!layer.k.pages.quantized()) layer.k.split = split_.get();
+    if (!s.device) MakeInt8Up(s, layer.k);
     if (s.norm) {
       layer.k.norm = Tensor(DType::kF32, {s.head_dim});
       layer.k.norm_eps = 1e-6f;
@@ -91,6 +94,22 @@ class AttentionFixture {
   }
 
   double theta() const { return theta_; }
+  // A score is a sum of d products of keys that are sums of r products, each term below
+  // |q| |U| |h| ~ 3 * 3 * 1 after scaling; its error moves a probability by as much, relatively,
+  // and the output, an average of values below |U| |h| sqrt(r) ~ 10 sqrt(r), by twice that.
+  // Weights of codes in lanes keep 15 bits of the largest in their block: independent roundings of
+  // at most 64, five standard deviations, in each of r latents that U_v adds up.
+  double Tolerance() const {
+    double r = static_cast<double>(layer.head_dim);
+    for (const auto* p : {&layer.k, &layer.v}) {
+      for (const auto& page : p->pages.pages) r = std::max(r, static_cast<double>(page.width));
+    }
+    const double score_error = kEps * std::sqrt(r * static_cast<double>(layer.head_dim)) * 9;
+    const double lanes = 5 * std::sqrt(double{kBlockTokens}) / 32639 / std::sqrt(12.0);
+    const double weights = layer.v.pages.quantized() && LaneKeys::Available() ? lanes : 0;
+    return (2 * score_error + weights) * 10 * std::sqrt(r);
+  }
+
   std::span<const double> frequencies() const { return frequencies_; }
   int64_t block_bytes() const { return block_bytes_; }
 
@@ -160,7 +179,13 @@ class AttentionFixture {
     return data;
   }
 
-  void MakeInt8Up(AttentionProjection& p) {
+  void MakeSplit(const SplitCost& cost) {
+    auto split = ChooseFrequencySplit(frequencies_, kSplitTolerance, cost);
+    ASSERT_TRUE(split);
+    split_ = std::make_unique<LaneSplit>(*std::move(split), frequencies_);
+  }
+
+  void MakeInt8Up(const AttentionShapes& s, AttentionProjection& p) {
     if (!p.pages.quantized() || !Int8Up::Supports(p.pages.quantization)) return;
     for (int64_t h = 0; h < layer.kv_heads; ++h) {
       const int64_t row = h % p.pages.heads_per_page * layer.head_dim;
@@ -169,6 +194,11 @@ class AttentionFixture {
           p.pages.quantization.run(p.pages.OfHead(h).width));
     }
     p.int8_up = int8_up_;
+    if (!LaneKeys::Available() || s.bias || s.norm || s.head_dim % 4 != 0) return;
+    for (const Int8Up& up : int8_up_) {
+      if (up.run() >= up.width()) lane_keys_.emplace_back(up, split_.get());
+    }
+    if (lane_keys_.size() == int8_up_.size()) p.lane_keys = lane_keys_;
   }
 
   double ApplyUp(const float* head_out, int64_t head, int64_t i) const {
@@ -184,24 +214,14 @@ class AttentionFixture {
     return sum;
   }
 
-  // A score is a sum of d products of keys that are sums of r products, each term below
-  // |q| |U| |h| ~ 3 * 3 * 1 after scaling; its error moves a probability by as much, relatively,
-  // and the output, an average of values below |U| |h| sqrt(r) ~ 10 sqrt(r), by twice that.
-  double Tolerance() const {
-    double r = static_cast<double>(layer.head_dim);
-    for (const auto* p : {&layer.k, &layer.v}) {
-      for (const auto& page : p->pages.pages) r = std::max(r, static_cast<double>(page.width));
-    }
-    const double score_error = kEps * std::sqrt(r * static_cast<double>(layer.head_dim)) * 9;
-    return 2 * score_error * 10 * std::sqrt(r);
-  }
-
   double theta_;
   std::vector<double> frequencies_;
   PositionTable positions_;
   int64_t block_bytes_ = 0, tokens_ = 0;
   uint32_t seed_ = 1;
   std::vector<Int8Up> int8_up_;
+  std::unique_ptr<LaneSplit> split_;
+  std::vector<LaneKeys> lane_keys_;
   std::vector<std::unique_ptr<RandomTensor>> tensors_;
   std::vector<std::vector<std::byte*>> tables_;
   std::vector<std::vector<std::byte>> blocks_;

@@ -43,11 +43,31 @@ const AttentionShapes kShapes[] = {
      {.bits = 3, .symmetric = true}},
     {"2 bits, fused", 4, 4, 32, 2, {64, 8}, {16, 48}, false, false, true, 0, {.bits = 2}},
     {"8 bits", 4, 2, 32, 2, {48}, {64}, true, false, false, 0, {.bits = 8, .group = 16}},
+    {.name = "4 bits, slow pairs as waves",
+     .heads = 4,
+     .kv_heads = 4,
+     .head_dim = 64,
+     .group = 4,
+     .k_ranks = {128},
+     .v_ranks = {64},
+     .quantization = {.bits = 4},
+     .up_scale = 0.1f,
+     .split = true},
+    {.name = "slow pairs as waves",
+     .heads = 4,
+     .kv_heads = 4,
+     .head_dim = 64,
+     .group = 4,
+     .k_ranks = {128},
+     .v_ranks = {64},
+     .up_scale = 0.1f,
+     .split = true},
     {"keys plain, values at 4 bits", 4, 2, 32, 2, {}, {40}, true, false, false, 0, {.bits = 4}},
 };
 
 TEST(Attention, DecodeAndPrefillMatchTheReference) {
   for (const AttentionShapes& shapes : kShapes) {
+    if (shapes.split) continue;  // attention_split_test.cc
     for (const DType cache : {DType::kF32, DType::kF16, DType::kBF16}) {
       SCOPED_TRACE(std::string(shapes.name) + " " + std::string(Name(cache)));
       // One token of a long, of a fresh and of a block-aligned sequence, two tokens, and prefill

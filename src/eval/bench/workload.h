@@ -33,6 +33,7 @@ class BenchModel {
   const std::string& name() const { return name_; }
   const Model& model() const { return transformer_.model(); }
   const CacheLayout& layout() const { return layout_; }
+  std::string kernel() const { return transformer_.kernel(); }
 
   // Bytes of cache when the workload ends.
   int64_t CacheBytes(const Workload& workload) const;

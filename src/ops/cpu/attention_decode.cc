@@ -3,7 +3,10 @@
 #include <algorithm>
 #include <vector>
 
+#include "ops/cpu/attention_lanes.h"
 #include "ops/cpu/attention_tiles.h"
+#include "ops/cpu/attention_waves.h"
+#include "ops/cpu/lane_values.h"
 #include "ops/linear.h"
 #include "ops/vector.h"
 
@@ -36,9 +39,31 @@ void GatherQueries(const DecodeUnit& unit, MatrixView<const float> q, Matrix<flo
   }
 }
 
+// Whether slow pairs of quantised keys are waves: with it goes rounding the weights of values.
+bool ByWaves(const DecodeUnit& unit) {
+  const std::span<const LaneKeys> keys = unit.layer.k.lane_keys;
+  return !keys.empty() && keys.front().split() != nullptr;
+}
+
+// The pages of the block after the one at `first`: codes of a block are short and lie apart, so
+// the machine does not foresee them.
+void PrefetchNext(const DecodeUnit& unit, const CachedPages& pages, int64_t first) {
+  const int64_t next = first + kBlockTokens;
+  if (!pages.quantized() || next >= unit.chunk.start + unit.chunk.count) return;
+  for (int64_t h = 0; h < unit.heads(); h += pages.heads_per_page) {
+    const CachedPages::Page& page = pages.OfHead(unit.first_head + h);
+    const uint8_t* data = unit.chunk.table.Packed(pages, page, next).codes;
+    const int64_t bytes = kBlockTokens * pages.quantization.bytes(page.width);
+    for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(data + i);
+  }
+}
+
 // scores [rows, tile]: queries of the unit times keys from token `first` on.
 void ScoreTile(const DecodeUnit& unit, std::span<const TileReader> keys, int64_t first,
                Scratch& scratch, MatrixView<float> scores) {
+  PrefetchNext(unit, unit.layer.k.pages, first);
+  if (!unit.layer.k.lane_keys.empty()) return ScoreTileInLanes(unit, first, scratch, scores);
+  if (ScoreTileByWaves(unit, keys, first, scratch, scores)) return;
   const CachedPages& pages = unit.layer.k.pages;
   const int64_t rows = unit.rows_per_head(), d = unit.layer.head_dim;
   if (!unit.layer.k.int8_up.empty()) {
@@ -70,6 +95,7 @@ void AddValues(const DecodeUnit& unit, int64_t first, MatrixView<const float> pr
                Scratch& scratch, MatrixView<float> acc) {
   const CachedPages& pages = unit.layer.v.pages;
   const int64_t rows = unit.rows_per_head() * pages.heads_per_page;
+  PrefetchNext(unit, pages, first);
   for (int64_t h = 0; h < unit.heads(); h += pages.heads_per_page) {
     const CachedPages::Page& page = pages.OfHead(unit.first_head + h);
     const int64_t row = h * unit.rows_per_head();
@@ -77,7 +103,9 @@ void AddValues(const DecodeUnit& unit, int64_t first, MatrixView<const float> pr
     const auto sums = acc.RowRange(row, rows).ColRange(0, page.width);
     if (pages.quantized()) {
       LoadCodes(unit.chunk, pages, page, first, p.cols, scratch.codes);
-      AccumulateCodes(p, scratch.codes, scratch.weighted, sums);
+      if (!ByWaves(unit) || !AccumulateCodesInLanes(p, scratch.codes, scratch.lanes, sums)) {
+        AccumulateCodes(p, scratch.codes, scratch.weighted, sums);
+      }
     } else {
       AccumulateRows(p, PageRows(unit.chunk, pages, unit.first_head + h, first), sums);
     }

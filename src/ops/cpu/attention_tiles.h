@@ -28,6 +28,8 @@ class TileReader {
   void LoadLatents(const QueryChunk& chunk, MatrixView<const float> fresh, int64_t begin,
                    int64_t count, Scratch& scratch) const;
   void Rebuild(const Scratch& scratch, MatrixView<float> out) const;
+  // This head's rows of U in float32 [d, rank]; of a reader that rebuilds by them.
+  MatrixView<const float> up() const { return up_; }
   // Rebuild and RoPE in one pass, by Scratch::rotations; false where there is no such kernel.
   bool RebuildRotated(const Scratch& scratch, MatrixView<float> out) const;
 

@@ -65,6 +65,16 @@ void CodeTile::Resize(const LatentQuantization& quantization, int64_t page_width
 void CodeTile::Load(const LatentQuantization& quantization, const PackedRows& rows, int64_t at,
                     int64_t tokens) {
   UnpackCodes(quantization, rows, tokens, codes.data() + at * width);
+  if (runs == 1) {  // one after the other, as in the tile
+    float* zero = zeros.data() + at;
+    ToFloat(rows.scales, DType::kF16, tokens, scales.data() + at);
+    if (rows.zeros == nullptr) {
+      std::fill_n(zero, tokens, static_cast<float>(1 << (quantization.bits - 1)));
+    } else {
+      std::copy_n(rows.zeros, tokens, zero);
+    }
+    return;
+  }
   for (int64_t t = 0; t < tokens; ++t) {
     for (int64_t r = 0; r < runs; ++r) {
       const ScaleZero found = ScaleOf(quantization, rows, t, r);
@@ -102,8 +112,7 @@ Int8Up::Int8Up(const TensorView& up, int64_t run)
 std::vector<float> Int8Up::Row(int64_t f) const {
   std::vector<float> row(static_cast<size_t>(width_));
   for (int64_t r = 0; r < width_; ++r) {
-    const int64_t at = (r / 4 * padded_ + f) * 4 + r % 4;
-    row[static_cast<size_t>(r)] = scales_[static_cast<size_t>(f)] * packed_.data()[at];
+    row[static_cast<size_t>(r)] = scale(f) * At(f, r);
   }
   return row;
 }

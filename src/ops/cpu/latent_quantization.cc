@@ -74,18 +74,18 @@ bool QuantizeRunKernel(const LatentQuantization& quantization, const float* h, i
 using DU8 = hn::CappedTag<uint8_t, 16>;  // the shortest rows of a plane are short
 constexpr int64_t kBytes = HWY_MIN(HWY_LANES(uint8_t), 16);
 
-// codes[j + part * n] = bits [part * kBits, + kBits) of plane[j], for j in [0, n).
-template <int kBits>
-HWY_INLINE void UnpackPlane(const uint8_t* plane, int64_t n, uint8_t* codes) {
+// codes[j + part * n] = bits [part * kBits, + kBits) of plane[j], for j from `j` on in whole
+// vectors of [0, n); returns where it stopped.
+template <int kBits, class D>
+HWY_INLINE int64_t UnpackVectors(D d, const uint8_t* plane, int64_t j, int64_t n, uint8_t* codes) {
   constexpr int kMask = (1 << kBits) - 1;
-  const DU8 d;
+  constexpr auto kStep = static_cast<int64_t>(hn::MaxLanes(D()));
   const auto mask = hn::Set(d, uint8_t{kMask});
-  const auto part = [&](auto v, int64_t j, auto index) HWY_ATTR {
+  const auto part = [&](auto v, int64_t at, auto index) HWY_ATTR {
     constexpr int kPart = decltype(index)::value;
-    hn::StoreU(hn::And(hn::ShiftRight<kPart * kBits>(v), mask), d, codes + j + kPart * n);
+    hn::StoreU(hn::And(hn::ShiftRight<kPart * kBits>(v), mask), d, codes + at + kPart * n);
   };
-  int64_t j = 0;
-  for (; j + kBytes <= n; j += kBytes) {
+  for (; j + kStep <= n; j += kStep) {
     const auto v = hn::LoadU(d, plane + j);
     part(v, j, std::integral_constant<int, 0>());
     part(v, j, std::integral_constant<int, 1>());
@@ -94,6 +94,14 @@ HWY_INLINE void UnpackPlane(const uint8_t* plane, int64_t n, uint8_t* codes) {
       part(v, j, std::integral_constant<int, 3>());
     }
   }
+  return j;
+}
+
+template <int kBits>
+HWY_INLINE void UnpackPlane(const uint8_t* plane, int64_t n, uint8_t* codes) {
+  constexpr int kMask = (1 << kBits) - 1;
+  int64_t j = UnpackVectors<kBits>(hn::ScalableTag<uint8_t>(), plane, 0, n, codes);
+  j = UnpackVectors<kBits>(DU8(), plane, j, n, codes);
   for (; j < n; ++j) {
     for (int p = 0; p < 8 / kBits; ++p) {
       codes[j + p * n] = static_cast<uint8_t>(plane[j] >> (p * kBits) & kMask);
