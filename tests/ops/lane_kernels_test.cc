@@ -135,6 +135,32 @@ TEST_F(EveryLaneKernel, SplitsIntoPlanes) {
   }
 }
 
+// What is too small for a scale becomes nothing, and a NaN reaches the sums.
+TEST_F(EveryLaneKernel, TinyRowsVanishAndNansStay) {
+  const std::vector<int32_t> weights(20, 15);
+  for (const LaneKernels* kernels : {&plain, &best}) {
+    Aligned<int8_t> high(80), low(80);
+    std::vector<float> x(20, 1e-36f);
+    EXPECT_LT(kernels->split_planes(x.data(), weights.data(), 20, high.data(), low.data()).scale,
+              std::numeric_limits<float>::min());
+    for (int64_t i = 0; i < 20; ++i) {
+      ASSERT_EQ(high.data()[i / 4 * 16 + i % 4], 0);
+      ASSERT_EQ(low.data()[i / 4 * 16 + i % 4], 0);
+    }
+    for (const int64_t at : {0, 7, 19}) {
+      x.assign(20, 1.0f);
+      x[static_cast<size_t>(at)] = std::numeric_limits<float>::quiet_NaN();
+      const cpu::PlaneSums sums =
+          kernels->split_planes(x.data(), weights.data(), 20, high.data(), low.data());
+      EXPECT_TRUE(std::isnan(sums.scale)) << at;
+      const Aligned<int32_t> zeros(kTileLanes);
+      const Aligned<float> out(kTileLanes);
+      kernels->join_planes(zeros.data(), zeros.data(), sums, true, out.data());
+      for (int64_t i = 0; i < kTileLanes; ++i) ASSERT_TRUE(std::isnan(out.data()[i]));
+    }
+  }
+}
+
 TEST_F(EveryLaneKernel, RoundsRows) {
   for (const int64_t n : {4, 16, 40, 200}) {
     const std::vector<float> x = RandomFloats(n, 5, 0.3f);

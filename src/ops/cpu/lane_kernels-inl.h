@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
+#include <limits>
 
 #include "ops/cpu/lane_kernels.h"
 
@@ -28,6 +29,11 @@ PALU_INLINE float MaxMagnitude(const float* __restrict x, int64_t n) {
     max = std::max(max, std::bit_cast<int32_t>(x[i]) & 0x7fffffff);
   }
   return std::bit_cast<float>(max);
+}
+
+// Rows below what a scale can express become zeros; those with a NaN, too, times a scale of NaN.
+PALU_INLINE float Inverse(float scale) {
+  return scale >= std::numeric_limits<float>::min() ? 1 / scale : 0;
 }
 
 PALU_INLINE void AddPair(const LanePair& p) {
@@ -73,7 +79,7 @@ PALU_INLINE PlaneSums SplitPlanes(const float* __restrict x, const int32_t* __re
                                   int64_t n, int8_t* __restrict high, int8_t* __restrict low) {
   constexpr int64_t kChunk = 64;
   PlaneSums result{.scale = MaxMagnitude(x, n) / kMostInPlanes};
-  const float inverse = result.scale > 0 ? 1 / result.scale : 0;
+  const float inverse = Inverse(result.scale);
   for (int64_t begin = 0; begin < n; begin += kChunk) {
     int8_t h[kChunk], l[kChunk];
     const int64_t count = std::min(kChunk, n - begin);
@@ -97,7 +103,7 @@ PALU_INLINE float RoundRow(const float* __restrict x, int64_t n, int8_t* __restr
                            int32_t* sum) {
   constexpr int64_t kChunk = 64;
   const float scale = MaxMagnitude(x, n) / 127;
-  const float inverse = scale > 0 ? 1 / scale : 0;
+  const float inverse = Inverse(scale);
   int32_t total = 0;
   for (int64_t begin = 0; begin < n; begin += kChunk) {
     int8_t codes[kChunk];

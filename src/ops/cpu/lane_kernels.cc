@@ -59,7 +59,8 @@ const LaneKernels& PortableLaneKernels() {
 const LaneKernels* BestLaneKernels() {
 #if defined(__x86_64__)
   static const bool vnni = __builtin_cpu_supports("avx512vnni") &&
-                           __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
+                           __builtin_cpu_supports("avx512bw") &&
+                           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
   if (vnni) return &Avx512LaneKernels();
 #endif
   return nullptr;

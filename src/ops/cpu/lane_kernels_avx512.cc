@@ -130,14 +130,14 @@ PALU_TARGET inline __m512 LoadFirst(const float* x, int64_t count) {
   return _mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << count) - 1), x);
 }
 
+// As MaxMagnitude: by bits, so that a NaN is larger than any number and stays.
 PALU_TARGET inline float Largest(const float* x, int64_t n) {
-  __m512 max = _mm512_setzero_ps();
+  __m512i max = _mm512_setzero_si512();
   for (int64_t i = 0; i < n; i += 16) {
-    const __m512 magnitude =
-        _mm512_andnot_ps(_mm512_set1_ps(-0.0f), LoadFirst(x + i, std::min<int64_t>(16, n - i)));
-    max = _mm512_max_ps(max, magnitude);
+    const __m512i bits = _mm512_castps_si512(LoadFirst(x + i, std::min<int64_t>(16, n - i)));
+    max = _mm512_max_epi32(max, _mm512_and_si512(bits, _mm512_set1_epi32(0x7fffffff)));
   }
-  return _mm512_reduce_max_ps(max);
+  return std::bit_cast<float>(_mm512_reduce_max_epi32(max));
 }
 
 PALU_TARGET inline __m512i RoundAll(__m512 x, float inverse) {
@@ -147,7 +147,7 @@ PALU_TARGET inline __m512i RoundAll(__m512 x, float inverse) {
 PALU_TARGET PlaneSums SplitPlanesAvx512(const float* x, const int32_t* weights, int64_t n,
                                         int8_t* high, int8_t* low) {
   PlaneSums result{.scale = Largest(x, n) / kMostInPlanes};
-  const float inverse = result.scale > 0 ? 1 / result.scale : 0;
+  const float inverse = Inverse(result.scale);
   __m512i high_sum = _mm512_setzero_si512(), low_sum = _mm512_setzero_si512();
   for (int64_t i = 0; i < n; i += 16) {
     const int64_t count = std::min<int64_t>(16, n - i);
@@ -168,7 +168,7 @@ PALU_TARGET PlaneSums SplitPlanesAvx512(const float* x, const int32_t* weights, 
 
 PALU_TARGET float RoundRowAvx512(const float* x, int64_t n, int8_t* row, int32_t* sum) {
   const float scale = Largest(x, n) / 127;
-  const float inverse = scale > 0 ? 1 / scale : 0;
+  const float inverse = Inverse(scale);
   __m512i total = _mm512_setzero_si512();
   for (int64_t i = 0; i < n; i += 16) {
     const int64_t count = std::min<int64_t>(16, n - i);
