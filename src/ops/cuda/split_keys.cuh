@@ -126,11 +126,13 @@ __device__ inline void MultiplyKeys(uint32_t stage, const OperandB& fast, const 
                                     const uint32_t (&offsets)[2], RowSums<Form, kBits>& sums) {
   constexpr int kSteps = ChunkSteps(kBits);
   constexpr int kFastRows = Form::kForm.fast_rows(), kSlowRows = Form::kForm.slow_rows();
-  uint32_t a[2][kSteps][4];
+  // Operands are under way while the next ones are made; with all sums of 256 rows there is no room.
+  constexpr int kBuffers = kFastRows + kSlowRows > 224 ? 1 : 2;
+  uint32_t a[kBuffers][kSteps][4];
 #pragma unroll
   for (int chunk = 0; chunk < kChunks; ++chunk) {
-    if (chunk >= 2) WgmmaWait<1>();
-    uint32_t(&now)[kSteps][4] = a[chunk % 2];
+    if (chunk >= kBuffers) WgmmaWait<kBuffers - 1>();
+    uint32_t(&now)[kSteps][4] = a[chunk % kBuffers];
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       uint32_t out[kSteps][2];
