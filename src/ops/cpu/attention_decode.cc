@@ -76,8 +76,10 @@ void AddValues(const DecodeUnit& unit, int64_t first, MatrixView<const float> pr
     const auto p = probabilities.RowRange(row, rows);
     const auto sums = acc.RowRange(row, rows).ColRange(0, page.width);
     if (pages.quantized()) {
-      LoadCodes(unit.chunk, pages, page, first, p.cols, scratch.codes);
-      AccumulateCodes(p, scratch.codes, scratch.weighted, sums);
+      pages.ForTiers(page, [&](const PageTier& tier) {
+        LoadCodes(unit.chunk, tier, first, p.cols, scratch.codes);
+        AccumulateCodes(p, scratch.codes, scratch.weighted, sums.ColRange(tier.column, tier.width));
+      });
     } else {
       AccumulateRows(p, PageRows(unit.chunk, pages, unit.first_head + h, first), sums);
     }
