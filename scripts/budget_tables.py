@@ -3,14 +3,17 @@
 the targets' budgets, and every idea of the search alone and removed from the whole.
 
     scripts/budget_tables.py [--palu build/release/palu] [--work out/budget] [--only wiki-7m-mha]
-                             [--rows REGEX]
+                             [--rows REGEX] [--windows N]
 
 Calibration runs once per model, on the first 64 windows of data/calib_mix.txt. Perplexity is that
 of WikiText-2 (test) and of the last quarter of calib_mix.txt, which no calibration sees, at 2048
-tokens. Rises are over the dense model.
+tokens; with --windows of the first N windows of each. Rises are over the dense model, KL is
+KL(dense || compressed) per token of the held-out text. Options without a price of truncation take
+the usual one, for the statistics alone hold no text to measure it on; the budgets measure it.
 """
 import argparse
 import json
+import math
 import pathlib
 import re
 import shutil
@@ -56,27 +59,32 @@ class Palu:
         command = [str(self.program), *map(str, arguments), "--quiet"]
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
-    def perplexity(self, model, text):
-        return json.loads(self.run("ppl", model, "--text", text, "--json"))["perplexity"]
+    def compare(self, dense, model, text, windows):
+        return json.loads(self.run("kl", dense, model, "--text", text, "--windows", windows,
+                                   "--json"))
 
 
-def rows():
+def rows(calib):
     for budget in BUDGETS:
-        yield f"{budget:g} bits", ["--budget", budget]
+        yield f"{budget:g} bits", ["--budget", budget, "--calib", calib]
     for budget in (1.5, 1.0):
         for label, options in ABLATIONS:
             yield f"{budget:g} bits, {label}", ["--budget", budget, *options]
 
 
-def measure(palu, source, stats, out, options, texts, dense):
+def measure(palu, source, stats, out, options, texts, windows):
     palu.run("compress", source, out, "--force", "--stats", stats, *options)
     inspected = json.loads(palu.run("inspect", out, "--json"))
-    rises = [100 * (palu.perplexity(out, text) / before - 1) for text, before in zip(texts, dense)]
+    results = [palu.compare(source, out, text, windows) for text in texts]
     shutil.rmtree(out)
-    return inspected, rises
+    return inspected, results
 
 
-def table(palu, work, name, wanted):
+def rise(result):
+    return 100 * (result["compressed_perplexity"] / result["dense_perplexity"] - 1)
+
+
+def table(palu, work, name, wanted, windows):
     source = model_directory(name)
     if source is None:
         print(f"\n{name}: the model is not here; skipped\n")
@@ -89,17 +97,17 @@ def table(palu, work, name, wanted):
     stats = work / f"{name}.two_sided.safetensors"
     palu.run("compress", source, work / "calibrated", "--force", "--budget", 2, "--stats", stats,
              "--calib", calib)
-    dense = [palu.perplexity(source, t) for t in texts]
-    print(f"\n## {name}\n\ndense: {dense[0]:.4f} on WikiText-2, {dense[1]:.4f} on the held-out text\n")
-    print("| setting | bits/element | predicted rise | WikiText-2 | held-out text |")
-    print("|---|---|---|---|---|", flush=True)
-    for label, options in rows():
+    print(f"\n## {name}\n")
+    print("| setting | bits/element | predicted rise | WikiText-2 | held-out text | KL |")
+    print("|---|---|---|---|---|---|", flush=True)
+    for label, options in rows(calib):
         if not re.search(wanted, label):
             continue
-        inspected, rises = measure(palu, source, stats, work / name, options, texts, dense)
+        inspected, results = measure(palu, source, stats, work / name, options, texts, windows)
         print(f"| {label} | {inspected['kv_cache']['bits_per_element']:.3f} "
-              f"| {100 * inspected['predicted_loss']:.2f} % "
-              f"| {rises[0]:+.2f} % | {rises[1]:+.2f} % |", flush=True)
+              f"| {100 * math.expm1(inspected['predicted_loss']):.2f} % "
+              f"| {rise(results[0]):+.2f} % | {rise(results[1]):+.2f} % "
+              f"| {results[1]['kl_mean']:.5f} |", flush=True)
 
 
 def main():
@@ -109,11 +117,12 @@ def main():
     parser.add_argument("--work", type=pathlib.Path, default=ROOT / "out/budget")
     parser.add_argument("--only", choices=["wiki-7m-mha", "wiki-18m-gqa"])
     parser.add_argument("--rows", default="", help="regular expression on the setting")
+    parser.add_argument("--windows", type=int, default=0, help="of each text; 0: all")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     for name in ("wiki-7m-mha", "wiki-18m-gqa"):
         if options.only in (None, name):
-            table(Palu(options.palu), options.work, name, options.rows)
+            table(Palu(options.palu), options.work, name, options.rows, options.windows)
 
 
 if __name__ == "__main__":

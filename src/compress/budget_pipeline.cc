@@ -150,7 +150,7 @@ class FactorBuilder {
     down_.insert(down_.end(), factors.down.data(), factors.down.data() + factors.down.size());
   }
 
-  Factors Finish(const std::vector<double>& mean, bool centered, std::vector<double> bias) {
+  Factors Finish(const std::vector<double>& mean, bool centered, const std::vector<double>& bias) {
     const auto rank = static_cast<int64_t>(down_.size()) / hidden_;
     if (rank > 0) {
       out_.vt =

@@ -167,8 +167,14 @@ TEST_F(CliCompress, BudgetIsOneKnob) {
   const testing::RunResult made = Ok(Compress("tiers", first));
   EXPECT_NE(made.err.find("layer  5 "), made.err.npos) << made.err;  // the table as a picture
   EXPECT_NE(made.err.find("predicted rise of the loss"), made.err.npos) << made.err;
-  Ok(Compress("again-in-tiers", {"--budget", "1.5", "--stats", Path("two-sided")}));
+  EXPECT_NE(made.err.find("KL on held-out calibration text"), made.err.npos) << made.err;
+  const testing::RunResult again = Ok(Compress("again-in-tiers", first));
+  EXPECT_EQ(again.err.find("calibrate"), again.err.npos) << again.err;
   EXPECT_TRUE(Contents(Path("again-in-tiers")) == Contents(Path("tiers")));
+  // Without the text there is nothing to measure the price of truncation on.
+  const testing::RunResult usual =
+      Ok(Compress("usual-price", {"--budget", "1.5", "--stats", Path("two-sided")}));
+  EXPECT_NE(usual.err.find("price of truncation over noise: 1.5"), usual.err.npos) << usual.err;
 
   const json inspected = OkJson({"inspect", Path("tiers")});
   EXPECT_EQ(inspected["budget"], 1.5);
