@@ -90,6 +90,11 @@ void AddBudget(CLI::App& command, BudgetCommand& budget) {
           ->check(CLI::IsMember({"two-sided", "inputs"}))
           ->capture_default_str());
   add(command
+          .add_option("--damping", budget.options.damping,
+                      "share of its mean diagonal that is added to the gradients' second moment")
+          ->check(CLI::NonNegativeNumber)
+          ->capture_default_str());
+  add(command
           .add_option("--truncation-price", budget.truncation_price,
                       "what a discarded latent costs over noise of the same energy; by default "
                       "what diverges least on held-out windows of the calibration text")

@@ -27,6 +27,7 @@ ABLATIONS = [  # label, options; at 1.5 and 1.0 bits
     ("without shared latents", SEPARATE),
     ("without output weighting", INPUTS),
     ("without centering", ["--no-centering"]),
+    ("gradients damped by 0.001 only", ["--damping", "0.001"]),
     ("tiers of 4 and 3 bits only", ["--tier-bits", "4,3"]),
     ("one number of bits: 3", ["--tier-bits", "3"]),
     ("tiers in blocks of 32", ["--tier-block", "32"]),

@@ -15,9 +15,6 @@
 namespace palu {
 namespace {
 
-// Noise of the gradients' second moments, of few windows, must not make an output direction free.
-constexpr double kDamping = 1e-3;  // of the mean diagonal
-
 // Rows [begin, begin + count) twice: of keys and of values.
 struct Rows {
   int64_t begin, count;
@@ -54,6 +51,7 @@ Matrix<double> Covariance(MatrixView<const double> gram, const std::vector<doubl
   return c;
 }
 
+// Every output of a range counts as their mean does.
 Matrix<double> FlatOutputFactor(MatrixView<const double> g, const std::vector<Rows>& ranges) {
   int64_t n = 0;
   for (const Rows& rows : ranges) n += rows.count;
@@ -69,11 +67,10 @@ Matrix<double> FlatOutputFactor(MatrixView<const double> g, const std::vector<Ro
   return factor;
 }
 
-// Factor of the part of G that belongs to some rows, given as ranges. `flat`: every output of a
-// range counts as their mean does.
+// Factor of the part of G that belongs to some rows, given as ranges.
 Matrix<double> OutputFactor(MatrixView<const double> g, const std::vector<Rows>& ranges,
-                            bool flat) {
-  if (flat) return FlatOutputFactor(g, ranges);
+                            const BudgetCompressOptions& options) {
+  if (!options.output_weighting) return FlatOutputFactor(g, ranges);
   std::vector<int64_t> index;
   for (const Rows& rows : ranges) {
     for (int64_t r = 0; r < rows.count; ++r) index.push_back(rows.begin + r);
@@ -87,7 +84,7 @@ Matrix<double> OutputFactor(MatrixView<const double> g, const std::vector<Rows>&
     }
     trace += part(i, i);
   }
-  for (int64_t i = 0; i < n; ++i) part(i, i) += kDamping * trace / static_cast<double>(n);
+  for (int64_t i = 0; i < n; ++i) part(i, i) += options.damping * trace / static_cast<double>(n);
   return WhiteningFactor(part);
 }
 
@@ -259,8 +256,7 @@ class BudgetCompressor::Impl {
       const int64_t g = task / 3;
       const auto at = static_cast<size_t>(g);
       const auto factor = [&](const std::vector<Rows>& rows) {
-        const Matrix<double> output =
-            OutputFactor(stats_.output_grads[i], rows, !options_.output_weighting);
+        const Matrix<double> output = OutputFactor(stats_.output_grads[i], rows, options_);
         return DecomposeTwoSided(RowsOf(layer.weight, rows), layer.input, output);
       };
       if (task % 3 == 0) units.shared[at] = factor({KeyRows(g), ValueRows(g)});

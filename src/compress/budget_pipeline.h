@@ -23,6 +23,9 @@ struct BudgetCompressOptions {
   double truncation_price =
       kUsualTruncationPrice;  // as BudgetOptions; of BudgetCompressor::Compress
   bool centered = true;       // the latents' mean is kept apart
+  // Share of its mean diagonal that is added to G: gradients of few windows of one text leave
+  // directions almost free that other texts need.
+  double damping = 0.05;
   bool allow_shared = true, allow_separate = true;
   bool output_weighting = true;  // false: errors of all outputs count alike (for comparison)
 };
