@@ -231,10 +231,13 @@ nlohmann::ordered_json CacheJson(const CacheLayout& layout, const Transformer& t
 nlohmann::ordered_json CacheJson(const CacheLayout& layout, const std::string& kernel) {
   const LatentQuantization& q = layout.quantization();
   const CacheLayout::Bytes& bytes = layout.bytes();
+  const nlohmann::ordered_json latent_bits =
+      layout.tiered() ? nlohmann::ordered_json(layout.latent_bits())
+                      : nlohmann::ordered_json(static_cast<int>(layout.latent_bits()));
   return {{"type", Name(layout.dtype())},
           {"latents_per_token", layout.latents_per_token()},
           {"plain_per_token", layout.plain_per_token()},
-          {"latent_bits", q.enabled() ? q.bits : static_cast<int>(8 * SizeOf(layout.dtype()))},
+          {"latent_bits", latent_bits},
           {"quant_group", q.group},
           {"symmetric", q.symmetric},
           {"clip_ratio", q.clip_ratio},

@@ -10,8 +10,10 @@
 #include "common.h"
 #include "compress/calibrate.h"
 #include "compress/pipeline.h"
+#include "compress_budget.h"
 #include "eval/perplexity.h"
 #include "format/model_card.h"
+#include "format/tier_picture.h"
 #include "runtime/cache_layout.h"
 
 namespace palu::cli {
@@ -22,6 +24,7 @@ struct Options {
   std::string model, out, stats, measure;
   std::vector<std::string> calib;
   CompressOptions compress;
+  BudgetCommand budget;
   bool hadamard = false, no_hadamard = false;
   std::optional<int64_t> rank_multiple;
   std::string search = "fisher-uniform", decompose = "whiten", dtype = "auto";
@@ -29,6 +32,11 @@ struct Options {
   int64_t measure_seqlen = 2048;
   bool force = false;
 };
+
+DType FactorType(const std::string& name) {
+  if (name == "f32") return DType::kF32;
+  return name == "bf16" ? DType::kBF16 : DType::kF16;
+}
 
 CompressOptions Resolve(const Options& options, const ModelConfig& config) {
   CompressOptions compress = options.compress;
@@ -40,9 +48,7 @@ CompressOptions Resolve(const Options& options, const ModelConfig& config) {
   compress.decomposition =
       options.decompose == "svd" ? Decomposition::kSvd : Decomposition::kWhiten;
   compress.hadamard = options.hadamard || (compress.quantization.enabled() && !options.no_hadamard);
-  if (options.dtype == "f32") compress.factor_dtype = DType::kF32;
-  if (options.dtype == "f16") compress.factor_dtype = DType::kF16;
-  if (options.dtype == "bf16") compress.factor_dtype = DType::kBF16;
+  if (options.dtype != "auto") compress.factor_dtype = FactorType(options.dtype);
   return compress;
 }
 
@@ -67,25 +73,37 @@ CalibrationStats FreshStats(const Options& options, const Model& model, const Ex
   return stats;
 }
 
+// Whole windows after those of the calibration, as many as there are and are wanted.
+HeldOutText TakeHeldOut(const Options& options, std::span<const TokenId> ids) {
+  const int64_t seqlen = options.calib_seqlen, begin = options.calib_windows * seqlen;
+  const int64_t windows =
+      std::min(options.budget.held_out_windows, (std::ssize(ids) - begin) / seqlen);
+  const auto text = ids.subspan(static_cast<size_t>(begin), static_cast<size_t>(windows * seqlen));
+  return {{text.begin(), text.end()}, seqlen};
+}
+
 // From the statistics file where there is one, else from the text. A file is checked against the
-// text when both are given.
+// text when both are given. `held_out` receives what follows the calibration's windows, for
+// --budget.
 CalibrationStats ObtainStats(const Options& options, const CompressOptions& compress,
-                             const Model& model, const Exec& exec) {
+                             const Model& model, const Exec& exec, HeldOutText& held_out) {
   const bool have_file = !options.stats.empty() && std::filesystem::exists(options.stats);
-  const bool wanted = NeedsGrams(compress) || NeedsFisher(compress);
+  const bool budget = options.budget.bits.has_value();
+  const bool wanted = budget || NeedsGrams(compress) || NeedsFisher(compress);
   if (!wanted && options.stats.empty()) return {};
   Require(have_file || !options.calib.empty(),
           "no calibration text: give --calib FILE, or --stats FILE of an earlier run");
   if (options.calib.empty()) {
     CalibrationSource source = ReadStatsSource(options.stats);
     source.model = Fingerprint(model);
+    source.two_sided = budget;
     Require(!NeedsFisher(compress) || source.fisher_windows > 0,
             "{}: the statistics have no Fisher information, which --search {} needs", options.stats,
             options.search);
     return LoadStats(options.stats, source, model.config());
   }
   // A file that is to be reused holds everything.
-  const bool fisher = NeedsFisher(compress) || !options.stats.empty();
+  const bool fisher = budget || NeedsFisher(compress) || !options.stats.empty();
   const std::vector<TokenId> ids = CalibrationIds(model, options.calib);
   Require(
       options.calib_seqlen < 2 || std::ssize(ids) / options.calib_seqlen >= options.calib_windows,
@@ -93,7 +111,8 @@ CalibrationStats ObtainStats(const Options& options, const CompressOptions& comp
       fmt::join(options.calib, ", "), options.calib_windows, options.calib_seqlen, ids.size());
   const CalibrationSource source =
       PlanCalibration(model, ids, options.calib_windows, options.calib_seqlen,
-                      fisher ? std::min(options.fisher_windows, options.calib_windows) : 0);
+                      fisher ? std::min(options.fisher_windows, options.calib_windows) : 0, budget);
+  if (budget) held_out = TakeHeldOut(options, ids);
   Require(!NeedsFisher(compress) || source.fisher_windows > 0,
           "fisher-windows: expected 1 or more for --search {}, found 0", options.search);
   if (have_file) return LoadStats(options.stats, source, model.config());
@@ -112,7 +131,9 @@ Figures CacheFigures(const ModelConfig& config) {
   const CacheLayout layout(config, DType::kF16);
   const double dense = static_cast<double>(DenseBytesPerToken(config));
   return {{"KV bytes per token, dense fp16", fmt::format("{:.0f}", dense)},
-          {fmt::format("KV bytes per token, {}-bit latents", layout.quantization().bits),
+          {layout.tiered()
+               ? "KV bytes per token"
+               : fmt::format("KV bytes per token, {}-bit latents", layout.quantization().bits),
            fmt::format("{:.0f}", layout.bytes_per_token())},
           {"ratio", fmt::format("{:.4f}", layout.bytes_per_token() / dense)},
           {"bits per element", fmt::format("{:.3f}", layout.bits_per_element())}};
@@ -136,12 +157,27 @@ double MeasurePerplexity(const Options& options, const Model& model, const Exec&
   return Perplexity(scorer, ids, options.measure_seqlen, [&] { progress.Tick(); }).perplexity;
 }
 
+std::string Title(const Options& options, const CompressOptions& compress) {
+  const std::string name = DirectoryName(options.model);
+  if (options.budget.bits) {
+    return fmt::format("{}, KV cache in {:g} bits per element", name, *options.budget.bits);
+  }
+  return fmt::format("{}, KV cache at {:g} %", name, 100 * compress.ranks.ratio);
+}
+
 void Run(const Options& options) {
   Session session(options.common);
   const Model model = Model::Load(options.model);
   const CompressOptions compress = Resolve(options, model.config());
   // What can be refused is refused before the work.
-  CheckOptions(model, compress);
+  const bool to_budget = options.budget.bits.has_value();
+  BudgetCompressOptions budget;
+  if (to_budget) {
+    budget = options.budget.Resolve(compress.ranks.group_size, compress.factor_dtype);
+    CheckBudgetOptions(model, budget);
+  } else {
+    CheckOptions(model, compress);
+  }
   const LatentQuantization& q = compress.quantization;
   Require(q.enabled() || (q.group == 0 && !q.symmetric && q.clip_ratio == 1),
           "--quant-group, --symmetric and --clip-ratio are for quantised latents: give --bits");
@@ -155,15 +191,19 @@ void Run(const Options& options) {
   }
   const std::vector<TokenId> measured = MeasureIds(options, model);
   StagedDirectory staged(options.out, options.force);
-  const CalibrationStats stats = ObtainStats(options, compress, model, session.exec());
+  HeldOutText held_out;
+  const CalibrationStats stats = ObtainStats(options, compress, model, session.exec(), held_out);
 
+  Figures predicted;
   CompressionResult result;
-  {
+  if (to_budget) {
+    result = CompressToBudget(options.budget, model, stats, budget, held_out,
+                              staged.path() / "candidate", session.exec(), predicted);
+  } else {
     Progress progress("decompose", model.config().num_layers, "layers");
     result = Compress(model, stats, compress, session.exec(), [&] { progress.Tick(); });
   }
-  const std::string name = DirectoryName(options.model);
-  result.compression.source_model = name;
+  result.compression.source_model = DirectoryName(options.model);
   result.compression.calibration = CalibrationLine(stats);
   if (result.repaired_layers > 0) {
     Warn("{} layers had a Gram matrix that is not positive definite; repaired",
@@ -172,7 +212,8 @@ void Run(const Options& options) {
   ModelConfig config = model.config();
   config.compression = result.compression;
   Figures figures = CacheFigures(config);
-  const std::string title = fmt::format("{}, KV cache at {:g} %", name, 100 * compress.ranks.ratio);
+  figures.insert(figures.end(), predicted.begin(), predicted.end());
+  const std::string title = Title(options, compress);
   const TensorStore store = TensorStore::OpenDirectory(options.model);
   WriteCompressedModel({options.model, store, model.config(), result.compression, result.factors,
                         MakeModelCard(title, config, figures)},
@@ -191,12 +232,13 @@ void Run(const Options& options) {
     WriteFileAtomically(staged.path() / "README.md", MakeModelCard(title, config, figures));
   }
   staged.Commit();
-  if (KeptFraction(config, result.compression.layers) == 1.0) {
+  if (!to_budget && KeptFraction(config, result.compression.layers) == 1.0) {
     Warn(
         "every projection kept its full width: the KV cache is no smaller (a rank multiple of {} "
         "against groups of {}); try a smaller --rank-multiple or --ratio",
         compress.ranks.rank_multiple, compress.ranks.group_size * config.head_dim);
   }
+  for (const std::string& line : TierPicture(config)) Info("{}", line);
   for (const auto& [label, value] : figures) Info("{}: {}", label, value);
   Info("wrote {}", options.out);
 }
@@ -262,6 +304,7 @@ void AddCompress(CLI::App& app) {
       ->capture_default_str();
   command->add_flag("--force", options->force, "replace OUT when it exists");
   AddCommon(*command, options->common, true);
+  AddBudget(*command, options->budget);
   command->callback([options] { Run(*options); });
 }
 

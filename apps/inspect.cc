@@ -3,6 +3,7 @@
 
 #include "base/log.h"
 #include "common.h"
+#include "format/tier_picture.h"
 #include "runtime/cache_layout.h"
 
 namespace palu::cli {
@@ -23,10 +24,18 @@ Json Projection(const ModelConfig& config, const ProjectionRanks& projection) {
   if (!projection.factored()) {
     return {{"form", "dense"}, {"groups", config.num_kv_heads}, {"width", config.kv_size()}};
   }
-  return {{"form", "low-rank"},
-          {"groups", projection.ranks.size()},
-          {"ranks", projection.ranks},
-          {"width", projection.total()}};
+  Json json = {{"form", "low-rank"},
+               {"groups", projection.ranks.size()},
+               {"ranks", projection.ranks},
+               {"width", projection.total()}};
+  for (const std::vector<LatentTier>& tiers : projection.tiers) {
+    Json group = Json::array();
+    for (const LatentTier& tier : tiers) {
+      group.push_back({{"width", tier.width}, {"bits", tier.bits}});
+    }
+    json["tiers"].push_back(group);
+  }
+  return json;
 }
 
 // Bytes for a context length, whole blocks.
@@ -43,7 +52,13 @@ Json Describe(const Model& model, const CacheLayout& layout) {
   if (c.compression) {
     json["method"] = c.compression->method;
     json["group_size"] = c.compression->group_size;
-    json["target_ratio"] = c.compression->ratio;
+    if (c.compression->tiered) {
+      json["budget"] = c.compression->budget;
+      json["predicted_loss"] = c.compression->predicted_loss;
+      json["tiers"] = TierPicture(c);
+    } else {
+      json["target_ratio"] = c.compression->ratio;
+    }
     json["search"] = c.compression->search;
     json["decompose"] = c.compression->decompose;
     json["hadamard"] = c.compression->hadamard;
@@ -54,6 +69,7 @@ Json Describe(const Model& model, const CacheLayout& layout) {
     const LayerRanks ranks = c.Ranks(l);
     json["projections"].push_back(
         {{"layer", l}, {"k", Projection(c, ranks.k)}, {"v", Projection(c, ranks.v)}});
+    if (ranks.shared) json["projections"].back()["shared_latents"] = true;
   }
   const double dense = static_cast<double>(DenseBytesPerToken(c));
   Json kv = {{"cache_type", std::string(Name(layout.dtype()))},
@@ -90,13 +106,20 @@ void PrintText(const Json& json) {
              json["layers"].dump(), json["hidden_size"].dump(), json["heads"].dump(),
              json["kv_heads"].dump(), json["head_dim"].dump(), json["vocab_size"].dump());
   if (json["compressed"].get<bool>()) {
-    fmt::print("compressed: group size {}, target ratio {}, search {}, decomposition {}\n",
-               json["group_size"].dump(), json["target_ratio"].dump(),
-               json["search"].get<std::string>(), json["decompose"].get<std::string>());
+    const std::string asked = json.contains("budget")
+                                  ? "budget " + json["budget"].dump() + " bits"
+                                  : "target ratio " + json["target_ratio"].dump();
+    fmt::print("compressed: group size {}, {}, search {}, decomposition {}\n",
+               json["group_size"].dump(), asked, json["search"].get<std::string>(),
+               json["decompose"].get<std::string>());
   }
   fmt::print("\n{:>5}  {:<30} {:<30}\n", "layer", "k ranks by group", "v ranks by group");
   for (const Json& p : json["projections"]) {
-    fmt::print("{:>5}  {:<30} {:<30}\n", p["layer"].dump(), RankText(p["k"]), RankText(p["v"]));
+    fmt::print("{:>5}  {:<30} {:<30}\n", p["layer"].dump(), RankText(p["k"]),
+               p.contains("shared_latents") ? "the keys' latents" : RankText(p["v"]));
+  }
+  if (json.contains("tiers")) {
+    fmt::print("\n{}\n", fmt::join(json["tiers"].get<std::vector<std::string>>(), "\n"));
   }
   const Json& kv = json["kv_cache"];
   fmt::print(

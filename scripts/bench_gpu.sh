@@ -37,6 +37,7 @@ fi
 
 mkdir -p "$folder"
 "$palu" bench attention --device cuda "${points[@]}" \
+  --forms dense,16@50,4@50,3@50,2@50,16@25/75,4@25/75 \
   --format md,csv,json --out "$folder/attention" --plot "$folder/attention.svg"
 if ! "$python" -c 'import torch' 2>/dev/null; then
   echo "$python has no PyTorch: no baselines" >&2

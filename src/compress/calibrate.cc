@@ -1,6 +1,8 @@
 #include "compress/calibrate.h"
 
+#include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "base/cancel.h"
 #include "base/error.h"
@@ -31,6 +33,48 @@ class SquaredGradients {
   Matrix<double> sum_;
 };
 
+// Sums for CalibrationStats::means and ::output_grads of one layer.
+class TwoSidedSums {
+ public:
+  TwoSidedSums(int64_t hidden, int64_t rows)
+      : mean_(static_cast<size_t>(hidden), 0.0), moment_(rows, rows) {
+    moment_.Fill(0);
+  }
+
+  void AddInput(MatrixView<const float> x) {
+    for (int64_t t = 0; t < x.rows; ++t) {
+      for (int64_t c = 0; c < x.cols; ++c) mean_[static_cast<size_t>(c)] += double{x(t, c)};
+    }
+  }
+  void AddGradients(ThreadPool& pool, const KvGradients<float>& gradients) {
+    const int64_t half = gradients.dk.cols;
+    both_.Resize(gradients.dk.rows, 2 * half);
+    for (int64_t t = 0; t < both_.rows(); ++t) {
+      std::copy_n(gradients.dk.Row(t), half, both_.Row(t));
+      std::copy_n(gradients.dv.Row(t), half, both_.Row(t) + half);
+    }
+    SyrkAccumulate(pool, both_, moment_);
+  }
+
+  void Finish(const CalibrationSource& source, CalibrationStats& stats) {
+    const auto tokens = static_cast<double>(source.windows * source.seqlen);
+    for (double& m : mean_) m /= tokens;
+    // The loss is a window's mean over seqlen - 1 positions; the sum is what a latent's error
+    // costs.
+    const auto positions = static_cast<double>(source.seqlen - 1);
+    const double scale =
+        positions * positions / static_cast<double>(source.fisher_windows * source.seqlen);
+    for (int64_t i = 0; i < moment_.size(); ++i) moment_.data()[i] *= scale;
+    stats.means.push_back(std::move(mean_));
+    stats.output_grads.push_back(std::move(moment_));
+  }
+
+ private:
+  std::vector<double> mean_;
+  Matrix<double> moment_;
+  Matrix<float> both_;  // [n, keys above values]
+};
+
 }  // namespace
 
 std::vector<double> FisherByHead(MatrixView<const double> sum, int64_t heads, int64_t windows) {
@@ -48,7 +92,7 @@ std::vector<double> FisherByHead(MatrixView<const double> sum, int64_t heads, in
 }
 
 CalibrationSource PlanCalibration(const Model& model, std::span<const TokenId> ids, int64_t windows,
-                                  int64_t seqlen, int64_t fisher_windows) {
+                                  int64_t seqlen, int64_t fisher_windows, bool two_sided) {
   Require(windows >= 1, "calib-windows: expected 1 or more, found {}", windows);
   Require(seqlen >= 2, "calib-seqlen: expected 2 or more, found {}", seqlen);
   Require(fisher_windows >= 0 && fisher_windows <= windows,
@@ -64,6 +108,9 @@ CalibrationSource PlanCalibration(const Model& model, std::span<const TokenId> i
   source.windows = windows;
   source.seqlen = seqlen;
   source.fisher_windows = fisher_windows;
+  source.two_sided = two_sided;
+  Require(!two_sided || fisher_windows > 0,
+          "fisher-windows: expected 1 or more for --budget, found 0");
   return source;
 }
 
@@ -71,14 +118,18 @@ CalibrationStats Calibrate(const Model& model, std::span<const TokenId> ids,
                            const CalibrationSource& source, const Exec& exec,
                            const std::function<void()>& on_window) {
   if (exec.device.kind == Device::Kind::kCuda) {
+    Require(!source.two_sided,
+            "--budget: the outputs' gradients are gathered on the CPU only: expected --device cpu");
     return cuda::Calibrate(model, ids, source, exec, on_window);
   }
   const ModelConfig& config = model.config();
   CalibrationStats stats;
   stats.source = source;
   std::vector<SquaredGradients> k, v;
+  std::vector<TwoSidedSums> two_sided;
   for (int64_t l = 0; l < config.num_layers; ++l) {
     stats.grams.emplace_back(config.hidden_size, config.hidden_size).Fill(0);
+    if (source.two_sided) two_sided.emplace_back(config.hidden_size, 2 * config.kv_size());
     if (source.fisher_windows == 0) continue;
     k.emplace_back(config.kv_size(), config.hidden_size);
     v.emplace_back(config.kv_size(), config.hidden_size);
@@ -88,11 +139,15 @@ CalibrationStats Calibrate(const Model& model, std::span<const TokenId> ids,
   const auto on_input = [&](int64_t layer, MatrixView<const float> x) {
     ThrowIfCancelled();  // a window of a large model takes minutes
     SyrkAccumulate(exec.pool, x, stats.grams[static_cast<size_t>(layer)]);
+    if (source.two_sided) two_sided[static_cast<size_t>(layer)].AddInput(x);
   };
   const auto on_gradient = [&](int64_t layer, const KvGradients<float>& gradients) {
     ThrowIfCancelled();
     k[static_cast<size_t>(layer)].Add(exec, gradients.dwk);
     v[static_cast<size_t>(layer)].Add(exec, gradients.dwv);
+    if (source.two_sided) {
+      two_sided[static_cast<size_t>(layer)].AddGradients(exec.pool, gradients);
+    }
   };
   for (int64_t w = 0; w < source.windows; ++w) {
     const auto window =
@@ -104,6 +159,7 @@ CalibrationStats Calibrate(const Model& model, std::span<const TokenId> ids,
     }
     if (on_window) on_window();
   }
+  for (TwoSidedSums& sums : two_sided) sums.Finish(source, stats);
   for (size_t l = 0; l < k.size(); ++l) {
     stats.fisher.push_back({FisherByHead(k[l].sum(), config.num_kv_heads, source.fisher_windows),
                             FisherByHead(v[l].sum(), config.num_kv_heads, source.fisher_windows)});

@@ -11,9 +11,10 @@ namespace palu {
 
 // What Calibrate will do, from the token ids of the whole text: windows [0, windows) of `seqlen`
 // consecutive ids each, the first `fisher_windows` of them differentiated. Throws Error when the
-// ids do not fill the windows or a count is out of range.
+// ids do not fill the windows or a count is out of range. two_sided: with what --budget needs, for
+// which there must be a differentiated window.
 CalibrationSource PlanCalibration(const Model& model, std::span<const TokenId> ids, int64_t windows,
-                                  int64_t seqlen, int64_t fisher_windows);
+                                  int64_t seqlen, int64_t fisher_windows, bool two_sided = false);
 
 // Mean over each head's entries of sqrt(sum / windows), [heads]. sum [n_kv*d, hidden]: over the
 // windows, of one projection's squared gradients.

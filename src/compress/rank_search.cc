@@ -165,6 +165,7 @@ double KeptFraction(const ModelConfig& model, std::span<const LayerRanks> layers
   int64_t kept = 0;
   for (const LayerRanks& layer : layers) {
     for (const ProjectionRanks* projection : {&layer.k, &layer.v}) {
+      if (layer.shared && projection == &layer.v) continue;
       kept += projection->factored() ? projection->total() : model.kv_size();
     }
   }

@@ -38,6 +38,9 @@ std::string FisherName(size_t layer, char projection) {
   return fmt::format("layers.{}.fisher.{}", layer, projection);
 }
 
+std::string MeanName(size_t layer) { return fmt::format("layers.{}.mean", layer); }
+std::string OutputGradName(size_t layer) { return fmt::format("layers.{}.output_grad", layer); }
+
 int64_t PackedSize(int64_t n) { return n * (n + 1) / 2; }
 
 OwnedTensor PackLower(const Matrix<double>& gram) {
@@ -114,6 +117,10 @@ void SaveStats(const std::filesystem::path& path, const CalibrationStats& stats)
     add(FisherName(l, 'k'), AsTensor(stats.fisher[l].k));
     add(FisherName(l, 'v'), AsTensor(stats.fisher[l].v));
   }
+  for (size_t l = 0; l < stats.means.size(); ++l) {
+    add(MeanName(l), AsTensor(stats.means[l]));
+    add(OutputGradName(l), PackLower(stats.output_grads[l]));
+  }
   const CalibrationSource& s = stats.source;
   const std::filesystem::path temporary = fmt::format("{}.tmp-{}", path.string(), ::getpid());
   WriteSafetensors(temporary, tensors,
@@ -124,6 +131,7 @@ void SaveStats(const std::filesystem::path& path, const CalibrationStats& stats)
                     {"windows", fmt::to_string(s.windows)},
                     {"seqlen", fmt::to_string(s.seqlen)},
                     {"fisher_windows", fmt::to_string(s.fisher_windows)},
+                    {"two_sided", s.two_sided ? "1" : "0"},
                     {"files", stats.files}});
   std::error_code error;
   std::filesystem::rename(temporary, path, error);
@@ -154,8 +162,11 @@ CalibrationSource ReadStatsSource(const std::filesystem::path& path) {
           path.string(), kFormat, text("format"));
   Require(text("version") == kVersion, "{}: metadata field version: expected {}, found '{}'",
           path.string(), kVersion, text("version"));
-  return {text("model"), text("text"), number("windows"), number("seqlen"),
-          number("fisher_windows")};
+  // Older files lack the field, and the statistics.
+  const bool two_sided = file.metadata().contains("two_sided") && number("two_sided") == 1;
+  return {
+      text("model"), text("text"), number("windows"), number("seqlen"), number("fisher_windows"),
+      two_sided};
 }
 
 CalibrationStats LoadStats(const std::filesystem::path& path, const CalibrationSource& expected,
@@ -174,6 +185,10 @@ CalibrationStats LoadStats(const std::filesystem::path& path, const CalibrationS
   if (expected.fisher_windows > 0) {
     check("number of Fisher windows", expected.fisher_windows, found.fisher_windows);
   }
+  Require(found.two_sided || !expected.two_sided,
+          "{}: the statistics lack the outputs' gradients, which --budget needs; name another file "
+          "or delete this one",
+          path.string());
   CalibrationStats stats;
   stats.source = expected;
   const TensorStore store = TensorStore::OpenFile(path);
@@ -184,6 +199,12 @@ CalibrationStats LoadStats(const std::filesystem::path& path, const CalibrationS
     const int64_t n = config.hidden_size;
     stats.grams.push_back(
         UnpackLower(GetDouble(store, GramName(i), {PackedSize(n)}).As<double>(), n));
+    if (expected.two_sided) {
+      const int64_t rows = 2 * config.kv_size();
+      stats.means.push_back(AsVector(GetDouble(store, MeanName(i), {n})));
+      stats.output_grads.push_back(
+          UnpackLower(GetDouble(store, OutputGradName(i), {PackedSize(rows)}).As<double>(), rows));
+    }
     if (expected.fisher_windows == 0) continue;
     const Shape heads{config.num_kv_heads};
     stats.fisher.push_back({AsVector(GetDouble(store, FisherName(i, 'k'), heads)),

@@ -20,6 +20,7 @@ struct CalibrationSource {
   int64_t windows = 0;  // for the Gram matrices
   int64_t seqlen = 0;
   int64_t fisher_windows = 0;  // the first of them, for the Fisher information; 0: none
+  bool two_sided = false;      // means of the inputs and gradients of the outputs, too
 
   friend bool operator==(const CalibrationSource&, const CalibrationSource&) = default;
 };
@@ -28,7 +29,12 @@ struct CalibrationStats {
   CalibrationSource source;
   std::vector<Matrix<double>> grams;  // per layer, sum of x x^T, lower triangle [hidden, hidden]
   std::vector<LayerFisher> fisher;    // per layer; empty when not computed
-  std::string files;                  // names of the texts, for people; may be empty
+  // With two_sided, per layer: the mean of x [hidden], and the second moment of the gradient of a
+  // window's summed loss at the outputs of the key and value projections, keys above values, per
+  // token of the Fisher windows; lower triangle [2 n_kv d, 2 n_kv d].
+  std::vector<std::vector<double>> means;
+  std::vector<Matrix<double>> output_grads;
+  std::string files;  // names of the texts, for people; may be empty
 };
 
 // Hash over configuration, tensor names, shapes and samples of their contents.
@@ -36,7 +42,9 @@ std::string Fingerprint(const Model& model);
 std::string Fingerprint(std::span<const TokenId> ids);
 
 // A safetensors file: "layers.{i}.gram" F64 packed lower triangle by rows [hidden*(hidden+1)/2],
-// "layers.{i}.fisher.k" and ".v" F64 [n_kv], the source in the metadata. Written atomically.
+// "layers.{i}.fisher.k" and ".v" F64 [n_kv], "layers.{i}.mean" F64 [hidden] and
+// "layers.{i}.output_grad" (packed as the Gram matrix), the source in the metadata. Written
+// atomically.
 void SaveStats(const std::filesystem::path& path, const CalibrationStats& stats);
 
 // What a statistics file was made from. Throws Error when it is none.

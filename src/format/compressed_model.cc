@@ -17,7 +17,7 @@ class TensorList {
   explicit TensorList(const CompressedModel& model) : model_(model) {}
 
   // Replaces MODULE.weight by its factors; nothing when the projection stays dense.
-  void AddProjection(const std::string& module, const ProjectionRanks& ranks,
+  void AddProjection(const std::string& module, const ProjectionRanks& ranks, bool own_latents,
                      const Factors& factors) {
     if (!ranks.factored()) {
       Require(factors.u.empty(), "{}: expected no factors for a dense projection", module);
@@ -28,7 +28,13 @@ class TensorList {
     model_.weights.Get(names::Weight(module), {model_.config.kv_size(), hidden});
     Require(factors.u.size() == ranks.ranks.size(), "{}: expected {} up-projections, found {}",
             module, ranks.ranks.size(), factors.u.size());
-    Add(names::VT(module), factors.vt, {ranks.total(), hidden});
+    const bool centered = model_.compression.centered;
+    if (own_latents) Add(names::VT(module), factors.vt, {ranks.total(), hidden});
+    if (own_latents && centered) Add(names::VTBias(module), factors.vt_bias, {ranks.total()});
+    if (centered) {
+      Add(names::Bias(module), factors.bias, {model_.config.kv_size()});
+      replaced_.insert(names::Bias(module));
+    }
     for (size_t i = 0; i < ranks.ranks.size(); ++i) {
       Add(names::U(module, static_cast<int64_t>(i)), factors.u[i], {group_rows, ranks.ranks[i]});
     }
@@ -68,8 +74,9 @@ void WriteCompressedModel(const CompressedModel& model, const std::filesystem::p
   TensorList list(model);
   for (size_t i = 0; i < layers; ++i) {
     const auto layer = static_cast<int64_t>(i);
-    list.AddProjection(names::KProj(layer), model.compression.layers[i].k, model.factors[i].k);
-    list.AddProjection(names::VProj(layer), model.compression.layers[i].v, model.factors[i].v);
+    const LayerRanks& ranks = model.compression.layers[i];
+    list.AddProjection(names::KProj(layer), ranks.k, true, model.factors[i].k);
+    list.AddProjection(names::VProj(layer), ranks.v, !ranks.shared, model.factors[i].v);
   }
   list.AddTheRest();
 

@@ -15,10 +15,14 @@ namespace palu {
 struct Factors {
   OwnedTensor vt;              // all A_i stacked: [sum of ranks, hidden]
   std::vector<OwnedTensor> u;  // per group: [group_size * head_dim, rank_i]
+  // When the latents' mean is kept apart: [sum of ranks], and [n_kv * head_dim], which contains the
+  // projection's own bias.
+  OwnedTensor vt_bias = {}, bias = {};
 };
 
 struct LayerFactors {
-  Factors k, v;  // without `u` where the projection stays dense
+  Factors k, v;  // without `u` where the projection stays dense; v without `vt` and `vt_bias` where
+                 // values share the keys' latents
 };
 
 // What a compressed directory is made of. References must outlive the call that writes it.

@@ -46,6 +46,35 @@ std::string_view TorchName(DType dtype) {
   return "?";
 }
 
+ordered_json TiersOf(const ProjectionRanks& projection) {
+  std::vector<int64_t> per_group, widths, bits;
+  for (const std::vector<LatentTier>& tiers : projection.tiers) {
+    per_group.push_back(std::ssize(tiers));
+    for (const LatentTier& tier : tiers) {
+      widths.push_back(tier.width);
+      bits.push_back(tier.bits);
+    }
+  }
+  return {{"per_group", per_group}, {"widths", widths}, {"bits", bits}};
+}
+
+void AddTiers(const KvCompression& compression, ordered_json& section) {
+  section["budget"] = compression.budget;
+  section["centered"] = compression.centered;
+  if (compression.predicted_loss > 0) section["predicted_loss"] = compression.predicted_loss;
+  ordered_json tiers = ordered_json::object();
+  std::vector<int64_t> shared;
+  for (size_t i = 0; i < compression.layers.size(); ++i) {
+    const auto layer = static_cast<int64_t>(i);
+    const LayerRanks& entry = compression.layers[i];
+    if (entry.shared) shared.push_back(layer);
+    if (entry.k.factored()) tiers[names::KProj(layer)] = TiersOf(entry.k);
+    if (entry.v.factored() && !entry.shared) tiers[names::VProj(layer)] = TiersOf(entry.v);
+  }
+  if (!shared.empty()) section["shared_latents"] = shared;
+  section["tiers"] = tiers;
+}
+
 }  // namespace
 
 std::string WithCompression(std::string_view text, std::string_view where,
@@ -73,6 +102,7 @@ std::string WithCompression(std::string_view text, std::string_view where,
       {"calibration", compression.calibration},
       {"ranks", ranks},
   };
+  if (compression.tiered) AddTiers(compression, config["kv_compression"]);
   const LatentQuantization& quantization = compression.quantization;
   if (quantization.enabled()) {
     config["kv_compression"]["quantization"] = {

@@ -27,8 +27,12 @@ class Exporter {
   std::vector<StoredTensor> Tensors() {
     for (int64_t layer = 0; layer < config_.num_layers; ++layer) {
       const LayerRanks ranks = config_.Ranks(layer);
-      if (ranks.k.factored()) AddProjection(names::KProj(layer), ranks.k);
-      if (ranks.v.factored()) AddProjection(names::VProj(layer), ranks.v);
+      const std::string k = names::KProj(layer);
+      if (ranks.k.factored()) AddProjection(k, k, ranks.k);
+      if (ranks.v.factored()) {
+        const std::string down = ranks.shared ? names::KProj(layer) : names::VProj(layer);
+        AddProjection(names::VProj(layer), down, ranks.v);
+      }
     }
     for (const auto& [name, tensor] : store_.stored()) {
       if (!IsFactor(name)) AddCopy(tensor);
@@ -41,9 +45,11 @@ class Exporter {
     return config_.kv_size() / std::ssize(ranks.ranks);
   }
 
-  void AddProjection(const std::string& module, const ProjectionRanks& ranks) {
+  // `down`: the module whose down-projection makes its latents.
+  void AddProjection(const std::string& module, const std::string& down,
+                     const ProjectionRanks& ranks) {
     modules_.push_back(module);
-    const TensorView& vt = store_.Get(names::VT(module), {ranks.total(), config_.hidden_size});
+    const TensorView& vt = store_.Get(names::VT(down), {ranks.total(), config_.hidden_size});
     std::vector<TensorView> u;
     for (size_t i = 0; i < ranks.ranks.size(); ++i) {
       const std::string name = names::U(module, static_cast<int64_t>(i));
@@ -131,6 +137,9 @@ void ExportDense(const std::filesystem::path& compressed, const std::filesystem:
   const ModelConfig config = LoadConfig(compressed);
   Require(config.compression.has_value(), "{}: expected a compressed model, found a dense one",
           compressed.string());
+  Require(!config.compression->centered || config.qkv_bias,
+          "{}: its latents' mean is kept in biases, for which a dense {} checkpoint has no place",
+          compressed.string(), Name(config.family));
   const TensorStore store = TensorStore::OpenDirectory(compressed);
   WriteShardedSafetensors(directory, Exporter(store, config, dtype, pool).Tensors(),
                           {{"format", "pt"}});

@@ -5,6 +5,7 @@
 #include <cassert>
 
 #include "base/error.h"
+#include "format/tier_picture.h"
 
 namespace palu {
 namespace {
@@ -28,6 +29,7 @@ double KeptPercent(const ModelConfig& config) {
   for (int64_t layer = 0; layer < config.num_layers; ++layer) {
     const LayerRanks ranks = config.Ranks(layer);
     kept += ranks.k.factored() ? ranks.k.total() : config.kv_size();
+    if (ranks.shared) continue;
     kept += ranks.v.factored() ? ranks.v.total() : config.kv_size();
   }
   return 100.0 * static_cast<double>(kept) /
@@ -51,7 +53,11 @@ std::string MakeModelCard(const std::string& title, const ModelConfig& config,
   line("Source model", kv.source_model);
   line("Method", fmt::format("{}, format version {}", kv.method, kv.version));
   line("KV heads per group", std::to_string(kv.group_size));
-  line("Ratio asked for", fmt::format("{}", kv.ratio));
+  if (kv.tiered) {
+    line("Bits per element asked for", fmt::format("{}", kv.budget));
+  } else {
+    line("Ratio asked for", fmt::format("{}", kv.ratio));
+  }
   line("Rank search", kv.search);
   line("Decomposition", kv.decompose);
   line("Calibration", kv.calibration);
@@ -66,8 +72,10 @@ std::string MakeModelCard(const std::string& title, const ModelConfig& config,
   card += "| layer | keys, per group | values, per group |\n|---|---|---|\n";
   for (int64_t layer = 0; layer < config.num_layers; ++layer) {
     const LayerRanks ranks = config.Ranks(layer);
-    card += fmt::format("| {} | {} | {} |\n", layer, RanksCell(ranks.k), RanksCell(ranks.v));
+    card += fmt::format("| {} | {} | {} |\n", layer, RanksCell(ranks.k),
+                        ranks.shared ? "the keys' latents" : RanksCell(ranks.v));
   }
+  if (kv.tiered) card += fmt::format("\n```\n{}\n```\n", fmt::join(TierPicture(config), "\n"));
   return card;
 }
 

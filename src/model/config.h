@@ -20,6 +20,9 @@ std::string_view Name(Family family);  // "llama", "mistral", ...
 // A projection that stays dense has no ranks.
 struct ProjectionRanks {
   std::vector<int64_t> ranks;  // per group; empty: dense
+  // Per group, how its latent is cut for storage, widths adding up to the rank. Empty: all latents
+  // are stored as KvCompression::quantization says.
+  std::vector<std::vector<LatentTier>> tiers = {};
 
   bool factored() const { return !ranks.empty(); }
   int64_t total() const;
@@ -27,6 +30,9 @@ struct ProjectionRanks {
 
 struct LayerRanks {
   ProjectionRanks k, v;
+  // Keys and values of a group are rebuilt from one latent, which is stored once, with the keys:
+  // v has the ranks and tiers of k, and no down-projection.
+  bool shared = false;
 };
 
 // The `kv_compression` section of config.json (docs/format.md), or what a directory of the
@@ -39,7 +45,12 @@ struct KvCompression {
   std::string search, decompose;  // as on the command line
   int64_t rank_multiple = 32;
   LatentQuantization quantization;
-  bool hadamard = false;           // latents are rotated by a flat orthogonal matrix (offline)
+  bool hadamard = false;      // latents are rotated by a flat orthogonal matrix (offline)
+  bool tiered = false;        // every factored projection has tiers
+  double budget = 0;          // bits per element asked for, when tiered
+  double predicted_loss = 0;  // rise of the loss per token that the search foresaw, nats
+  // The latents' mean is kept apart: down-projections have a bias, and so have reconstructions.
+  bool centered = false;
   std::vector<LayerRanks> layers;  // one per layer
   std::string source_model;        // name or path of the dense model
   std::string calibration;         // one human-readable line

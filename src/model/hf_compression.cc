@@ -8,7 +8,7 @@
 namespace palu {
 namespace {
 
-constexpr int64_t kKnownVersion = 2;
+constexpr int64_t kKnownVersion = 3;
 constexpr int64_t kMaxVersion = 1 << 30;
 constexpr int64_t kMaxMultiple = 1 << 24;
 
@@ -75,6 +75,76 @@ void RequireGroups(const JsonObject& ranks, const std::vector<LayerRanks>& layer
   }
 }
 
+// Layers whose keys and values are rebuilt from one latent, by index.
+void ReadSharedLatents(const JsonObject& section, std::vector<LayerRanks>& layers) {
+  constexpr std::string_view kField = "shared_latents";
+  for (const int64_t l : section.Ints(kField, 0, std::ssize(layers) - 1, false)) {
+    LayerRanks& layer = layers[static_cast<size_t>(l)];
+    if (!layer.k.factored() || layer.k.ranks != layer.v.ranks) {
+      section.Mismatch(kField, "layers whose keys and values have the same ranks",
+                       fmt::format("layer {}", l));
+    }
+    layer.shared = true;
+  }
+}
+
+// How one projection's latents are cut into tiers.
+void ReadProjectionTiers(const JsonObject& tiers, const std::string& name,
+                         ProjectionRanks& projection) {
+  const JsonObject entry = tiers.Object(name);
+  const auto groups = entry.Ints("per_group", 1, kMaxMultiple, false);
+  const auto widths = entry.Ints("widths", kTierMultiple, kMaxMultiple, false);
+  const auto bits = entry.Ints("bits", 2, 8, false);
+  size_t at = 0;
+  for (size_t g = 0; g < groups.size() && g < projection.ranks.size(); ++g) {
+    int64_t width = 0;
+    std::vector<LatentTier>& list = projection.tiers.emplace_back();
+    for (int64_t i = 0; i < groups[g] && at < std::min(widths.size(), bits.size()); ++i, ++at) {
+      const auto b = static_cast<int>(bits[at]);
+      if (widths[at] % kTierMultiple != 0) {
+        entry.Mismatch("widths", fmt::format("multiples of {}", kTierMultiple),
+                       std::to_string(widths[at]));
+      }
+      if (b != 2 && b != 3 && b != 4 && b != 8) {
+        entry.Mismatch("bits", "2, 3, 4 or 8", std::to_string(b));
+      }
+      list.push_back({widths[at], b});
+      width += widths[at];
+    }
+    if (width != projection.ranks[g] || std::ssize(list) != groups[g]) {
+      entry.Mismatch("widths",
+                     fmt::format("{} widths that add up to the rank of group {}, {}", groups[g], g,
+                                 projection.ranks[g]),
+                     fmt::format("{} that add up to {}", list.size(), width));
+    }
+  }
+  if (groups.size() != projection.ranks.size() || at != widths.size() || at != bits.size()) {
+    entry.Mismatch("per_group",
+                   fmt::format("{} numbers that add up to the {} widths and {} bits",
+                               projection.ranks.size(), widths.size(), bits.size()),
+                   fmt::format("{} that add up to {}", groups.size(), at));
+  }
+}
+
+void ReadTiers(const JsonObject& section, KvCompression& result) {
+  result.tiered = section.Has("tiers");
+  if (!result.tiered) return;
+  result.budget = section.Positive("budget");
+  result.centered = section.Bool("centered", false);
+  result.predicted_loss = section.Positive("predicted_loss", 0.0);
+  const JsonObject tiers = section.Object("tiers");
+  for (size_t l = 0; l < result.layers.size(); ++l) {
+    LayerRanks& layer = result.layers[l];
+    const auto index = static_cast<int64_t>(l);
+    if (layer.k.factored()) ReadProjectionTiers(tiers, names::KProj(index), layer.k);
+    if (layer.shared) {
+      layer.v.tiers = layer.k.tiers;
+    } else if (layer.v.factored()) {
+      ReadProjectionTiers(tiers, names::VProj(index), layer.v);
+    }
+  }
+}
+
 // Kept rank over full rank, dense projections counted as full.
 double KeptRatio(const std::vector<LayerRanks>& layers, int64_t full) {
   int64_t kept = 0;
@@ -115,8 +185,12 @@ KvCompression ParseKvCompression(const JsonObject& section, const ModelConfig& m
   result.source_model = section.String("source_model", "");
   result.calibration = section.String("calibration", "");
   const JsonObject ranks = section.Object("ranks");
-  result.layers = ReadRanks(ranks, model, full);
+  // One latent for keys and values may be as wide as both.
+  const bool shared = section.Has("shared_latents");
+  result.layers = ReadRanks(ranks, model, shared ? 2 * full : full);
   RequireGroups(ranks, result.layers, model.num_kv_heads / result.group_size);
+  if (shared) ReadSharedLatents(section, result.layers);
+  ReadTiers(section, result);
   return result;
 }
 

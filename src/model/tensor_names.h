@@ -38,6 +38,8 @@ inline std::string Bias(std::string_view module) { return fmt::format("{}.bias",
 
 // Down-projections A of all groups, one below the other: [sum of ranks, hidden].
 inline std::string VT(std::string_view module) { return fmt::format("{}.VT.weight", module); }
+// Bias of the latents, when their mean is kept apart: [sum of ranks].
+inline std::string VTBias(std::string_view module) { return fmt::format("{}.VT.bias", module); }
 // Up-projection of one group: [group_size * head_dim, rank].
 inline std::string U(std::string_view module, int64_t group) {
   return fmt::format("{}.U.{}.weight", module, group);

@@ -40,14 +40,20 @@ class TableBuilder {
     if (has_bias) Add(names::Bias(module), {out}, weight_class, bias);
   }
 
-  void AddProjection(const std::string& module, const ProjectionRanks& ranks,
+  void AddProjection(const std::string& module, const ProjectionRanks& ranks, bool own_latents,
                      WeightClass weight_class, ProjectionWeights& weights) {
     if (!ranks.factored()) {
       AddLinear(module, config_.kv_size(), config_.hidden_size, config_.qkv_bias, weight_class,
                 weights.dense, weights.bias);
       return;
     }
-    Add(names::VT(module), {ranks.total(), config_.hidden_size}, weight_class, weights.down);
+    const bool centered = config_.compression->centered;
+    if (own_latents) {
+      Add(names::VT(module), {ranks.total(), config_.hidden_size}, weight_class, weights.down);
+      if (centered) {
+        Add(names::VTBias(module), {ranks.total()}, weight_class, weights.down_bias);
+      }
+    }
     const auto groups = static_cast<int64_t>(ranks.ranks.size());
     weights.up.resize(ranks.ranks.size());
     for (int64_t g = 0; g < groups; ++g) {
@@ -55,7 +61,7 @@ class TableBuilder {
       Add(names::U(module, g), {config_.kv_size() / groups, ranks.ranks[i]}, weight_class,
           weights.up[i]);
     }
-    if (config_.qkv_bias) {
+    if (config_.qkv_bias || centered) {
       Add(names::Bias(module), {config_.kv_size()}, weight_class, weights.bias);
     }
   }
@@ -66,8 +72,8 @@ class TableBuilder {
     Add(names::Weight(names::InputNorm(l)), {hidden}, WeightClass::kNorm, w.input_norm);
     AddLinear(names::QProj(l), config_.q_size(), hidden, config_.qkv_bias, WeightClass::kQuery, w.q,
               w.q_bias);
-    AddProjection(names::KProj(l), ranks.k, WeightClass::kKey, w.k);
-    AddProjection(names::VProj(l), ranks.v, WeightClass::kValue, w.v);
+    AddProjection(names::KProj(l), ranks.k, true, WeightClass::kKey, w.k);
+    AddProjection(names::VProj(l), ranks.v, !ranks.shared, WeightClass::kValue, w.v);
     if (config_.qk_norm) {
       Add(names::Weight(names::QNorm(l)), {config_.head_dim}, WeightClass::kNorm, w.q_norm);
       Add(names::Weight(names::KNorm(l)), {config_.head_dim}, WeightClass::kNorm, w.k_norm);
@@ -127,7 +133,9 @@ Model Model::Load(const std::filesystem::path& directory) {
   const std::vector<WeightSlot> table = WeightTable(model.config_, weights);
   for (const WeightSlot& slot : table) {
     const bool kv_bias = slot.name.ends_with("k_proj.bias") || slot.name.ends_with("v_proj.bias");
-    if (kv_bias && model.config_.compression && !model.store_.Find(slot.name)) continue;  // below
+    const bool in_parts = kv_bias && model.config_.compression &&
+                          !model.config_.compression->centered && !model.store_.Find(slot.name);
+    if (in_parts) continue;  // below
     *slot.view = model.store_.Get(slot.name, slot.shape);
   }
   if (model.config_.compression && model.config_.qkv_bias) {

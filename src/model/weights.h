@@ -19,7 +19,9 @@ namespace palu {
 // Key or value projection: one dense matrix, or per group of KV heads W_i = U_i A_i.
 struct ProjectionWeights {
   TensorView dense;            // [n_kv*d, hidden]; null when factored
-  TensorView down;             // A: [sum of ranks, hidden], groups stacked
+  TensorView down;             // A: [sum of ranks, hidden], groups stacked; null for values that
+                               // share the keys' latents
+  TensorView down_bias;        // [sum of ranks], part of a latent as stored; null when none
   std::vector<TensorView> up;  // U_i: [g*d, rank_i]
   TensorView bias;             // [n_kv*d], added after reconstruction; null when none
 

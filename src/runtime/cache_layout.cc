@@ -27,56 +27,88 @@ CacheLayout::CacheLayout(const ModelConfig& config, const CacheFormat& format)
     : dtype_(format.dtype),
       quantization_(EffectiveQuantization(config, format)),
       elements_per_token_(2 * config.num_layers * config.kv_size()) {
+  tiered_ = config.compression && config.compression->tiered;
+  Require(!tiered_ || !format.latent_bits,
+          "latent-bits: expected latents that are stored alike, found a model with tiers of bits");
   const auto place = [&](const ProjectionRanks& projection) {
-    if (!projection.factored()) {
-      return Place(1,
-                   std::vector<int64_t>(static_cast<size_t>(config.num_kv_heads), config.head_dim),
-                   false);
-    }
-    return Place(config.num_kv_heads / std::ssize(projection.ranks), projection.ranks, true);
+    return projection.factored()
+               ? PlaceLatents(config.num_kv_heads / std::ssize(projection.ranks), projection)
+               : PlacePlain(config.num_kv_heads, config.head_dim);
   };
   for (int64_t l = 0; l < config.num_layers; ++l) {
     const LayerRanks ranks = config.Ranks(l);
     CachedPages k = place(ranks.k);
-    layers_.push_back({std::move(k), place(ranks.v)});
+    CachedPages v = ranks.shared ? k : place(ranks.v);
+    layers_.push_back({std::move(k), std::move(v)});
   }
 }
 
-CachedPages CacheLayout::Place(int64_t heads_per_page, const std::vector<int64_t>& widths,
-                               bool latent) {
+CachedPages CacheLayout::PlacePlain(int64_t heads, int64_t head_dim) {
   CachedPages placed;
-  placed.heads_per_page = heads_per_page;
-  placed.latent = latent;
   placed.dtype = dtype_;
-  if (latent) placed.quantization = quantization_;
-  const LatentQuantization& q = placed.quantization;
-  for (const int64_t width : widths) {
-    (latent ? latents_ : plain_) += width;
-    placed.pages.push_back({block_bytes_, width});
-    int64_t bytes = width * static_cast<int64_t>(SizeOf(dtype_));
-    if (placed.quantized()) {
-      Require(width % kLatentMultiple == 0,
-              "quantised latents: expected ranks that are multiples of {}, found {}; compress with "
-              "another --rank-multiple",
-              kLatentMultiple, width);
-      bytes = q.bytes(width);
-      bytes_.codes += static_cast<double>(q.code_bytes(width));
-      bytes_.scales += static_cast<double>(2 * q.runs(width));
-      bytes_.zeros += static_cast<double>(q.symmetric ? 0 : q.runs(width));
-    } else {
-      bytes_.elements += static_cast<double>(bytes);
-    }
-    constexpr auto kAlign = static_cast<int64_t>(kAlignment);
-    const int64_t padded = (kBlockTokens * bytes + kAlign - 1) / kAlign * kAlign;
-    bytes_.padding += static_cast<double>(padded) / kBlockTokens - static_cast<double>(bytes);
-    block_bytes_ += padded;
+  for (int64_t h = 0; h < heads; ++h) {
+    plain_ += head_dim;
+    const int64_t bytes = head_dim * static_cast<int64_t>(SizeOf(dtype_));
+    bytes_.elements += static_cast<double>(bytes);
+    Append(bytes, {.offset = 0, .width = head_dim, .tiers = {}}, placed);
   }
   return placed;
 }
 
+CachedPages CacheLayout::PlaceLatents(int64_t heads_per_page, const ProjectionRanks& projection) {
+  CachedPages placed;
+  placed.heads_per_page = heads_per_page;
+  placed.latent = true;
+  placed.dtype = dtype_;
+  placed.tiered = tiered_;
+  if (!tiered_) placed.quantization = quantization_;
+  for (size_t g = 0; g < projection.ranks.size(); ++g) {
+    CachedPages::Page page{.offset = block_bytes_, .width = projection.ranks[g], .tiers = {}};
+    latents_ += page.width;
+    int64_t bytes = 0, column = 0;
+    if (tiered_) {
+      for (const LatentTier& tier : projection.tiers.at(g)) {
+        page.tiers.push_back(
+            {block_bytes_ + kBlockTokens * bytes, tier.width, column, tier.quantization()});
+        bytes += CountQuantized(page.tiers.back());
+        column += tier.width;
+      }
+    } else if (placed.quantized()) {
+      bytes = CountQuantized(placed.Whole(page));
+    } else {
+      bytes = page.width * static_cast<int64_t>(SizeOf(dtype_));
+      bytes_.elements += static_cast<double>(bytes);
+    }
+    Append(bytes, std::move(page), placed);
+  }
+  return placed;
+}
+
+int64_t CacheLayout::CountQuantized(const PageTier& tier) {
+  const LatentQuantization& q = tier.quantization;
+  Require(tier.width % kLatentMultiple == 0,
+          "quantised latents: expected ranks that are multiples of {}, found {}; compress with "
+          "another --rank-multiple",
+          kLatentMultiple, tier.width);
+  bytes_.codes += static_cast<double>(q.code_bytes(tier.width));
+  bytes_.scales += static_cast<double>(q.scale_bytes() * q.runs(tier.width));
+  bytes_.zeros += static_cast<double>(q.zero_bytes() * q.runs(tier.width));
+  return q.bytes(tier.width);
+}
+
+void CacheLayout::Append(int64_t bytes_per_token, CachedPages::Page page, CachedPages& placed) {
+  constexpr auto kAlign = static_cast<int64_t>(kAlignment);
+  const int64_t padded = (kBlockTokens * bytes_per_token + kAlign - 1) / kAlign * kAlign;
+  bytes_.padding +=
+      static_cast<double>(padded) / kBlockTokens - static_cast<double>(bytes_per_token);
+  page.offset = block_bytes_;
+  placed.pages.push_back(std::move(page));
+  block_bytes_ += padded;
+}
+
 std::string CacheLayout::kernel() const {
   if (latents_ == 0) return "stored keys";
-  if (quantization_.enabled() && Int8Up::Supports(quantization_)) {
+  if (!tiered_ && quantization_.enabled() && Int8Up::Supports(quantization_)) {
     return fmt::format("int8 products ({})", Int8Up::KernelName());
   }
   return "float32 products";
@@ -84,7 +116,9 @@ std::string CacheLayout::kernel() const {
 
 std::string CacheLayout::Describe(const std::string& kernel) const {
   std::string latents = "no latents";
-  if (latents_ > 0) {
+  if (tiered_) {
+    latents = fmt::format("{} latents at {:.2f} bits in the mean", latents_, latent_bits());
+  } else if (latents_ > 0) {
     latents = fmt::format(
         "{} latents at {} bits", latents_,
         quantization_.enabled() ? quantization_.bits : static_cast<int>(8 * SizeOf(dtype_)));
@@ -93,6 +127,11 @@ std::string CacheLayout::Describe(const std::string& kernel) const {
       "{} and {} plain elements per token, {:.1f} bytes per token, {:.3f} bits per "
       "element, keys from {}",
       latents, plain_, bytes_per_token(), bits_per_element(), kernel);
+}
+
+double CacheLayout::latent_bits() const {
+  if (tiered_) return latents_ > 0 ? 8 * bytes_.codes / static_cast<double>(latents_) : 0;
+  return quantization_.enabled() ? quantization_.bits : 8.0 * static_cast<double>(SizeOf(dtype_));
 }
 
 double CacheLayout::bits_per_element() const {

@@ -36,8 +36,8 @@ struct LayerCacheLayout {
 class CacheLayout {
  public:
   CacheLayout() = default;
-  // Throws Error when latent_bits is given for a model that has no latents, is no supported number,
-  // or latents to be quantised have a width or run that is no multiple of 8.
+  // Throws Error when latent_bits is given for a model that has no latents or tiers of them, is no
+  // supported number, or latents to be quantised have a width or run that is no multiple of 8.
   CacheLayout(const ModelConfig& config, const CacheFormat& format);
 
   DType dtype() const { return dtype_; }
@@ -51,9 +51,13 @@ class CacheLayout {
   // (method.md section 3: everything counted).
   double bits_per_element() const;
 
-  // Elements of a token's keys and values that are latents, and that are stored plainly.
+  // Elements of a token's keys and values that are latents (those that both share count once), and
+  // that are stored plainly.
   int64_t latents_per_token() const { return latents_; }
+  bool tiered() const { return tiered_; }
   int64_t plain_per_token() const { return plain_; }
+  // Bits per latent without scales and zeros; of tiers, their mean.
+  double latent_bits() const;
   // Bytes per token of codes, scales, zeros, unquantised elements and padding; they add up to
   // bytes_per_token().
   struct Bytes {
@@ -68,10 +72,16 @@ class CacheLayout {
   std::string Describe(const std::string& kernel) const;
 
  private:
-  CachedPages Place(int64_t heads_per_page, const std::vector<int64_t>& widths, bool latent);
+  CachedPages PlacePlain(int64_t heads, int64_t head_dim);
+  CachedPages PlaceLatents(int64_t heads_per_page, const ProjectionRanks& projection);
+  // Adds a part of a quantised page to the count; returns its bytes per token.
+  int64_t CountQuantized(const PageTier& tier);
+  // Gives the page its place, padded to whole cache lines.
+  void Append(int64_t bytes_per_token, CachedPages::Page page, CachedPages& placed);
 
   DType dtype_ = DType::kF16;
   LatentQuantization quantization_;
+  bool tiered_ = false;
   int64_t latents_ = 0, plain_ = 0;
   Bytes bytes_;
   int64_t block_bytes_ = 0;

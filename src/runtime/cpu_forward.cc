@@ -21,6 +21,9 @@ namespace {
 
 constexpr int64_t kLogitBytes = int64_t{64} << 20;  // of one slab of logits
 
+// Keys and values come from one latent, stored with the keys.
+bool SharesLatents(const LayerWeights& weights) { return weights.v.factored() && !weights.v.down; }
+
 LinearOptions WithBias(const TensorView& bias) { return {.bias = bias ? &bias : nullptr}; }
 
 AttentionProjection MakeProjection(const CachedPages& pages, const ProjectionWeights& weights) {
@@ -35,7 +38,7 @@ AttentionProjection MakeProjection(const CachedPages& pages, const ProjectionWei
 std::vector<Int8Up> MakeInt8Up(const ModelConfig& config, const AttentionProjection& keys) {
   std::vector<Int8Up> heads;
   const CachedPages& pages = keys.pages;
-  if (!pages.quantized() || !Int8Up::Supports(pages.quantization)) return heads;
+  if (pages.tiered || !pages.quantized() || !Int8Up::Supports(pages.quantization)) return heads;
   for (int64_t h = 0; h < config.num_kv_heads; ++h) {
     const TensorView& up = keys.up[static_cast<size_t>(h / pages.heads_per_page)];
     heads.emplace_back(up.Rows(h % pages.heads_per_page * config.head_dim, config.head_dim),
@@ -211,7 +214,7 @@ void CpuForward::RunLayer(int64_t layer) {
   ProjectKeys(weights);
   ProjectValues(weights);
   Store(layer, prepared.attention.k.pages, keys_);
-  Store(layer, prepared.attention.v.pages, values_);
+  if (!SharesLatents(weights)) Store(layer, prepared.attention.v.pages, values_);
   Attend(prepared);
   FeedForward(weights);
 }
@@ -229,7 +232,7 @@ void CpuForward::ProjectKeys(const LayerWeights& weights) {
   const ModelConfig& config = model_.config();
   if (weights.k.factored()) {
     keys_.Resize(normed_.rows(), weights.k.down.rows());
-    Linear(exec_, normed_, weights.k.down, keys_);
+    Linear(exec_, normed_, weights.k.down, keys_, WithBias(weights.k.down_bias));
     return;
   }
   keys_.Resize(normed_.rows(), config.kv_size());
@@ -239,10 +242,11 @@ void CpuForward::ProjectKeys(const LayerWeights& weights) {
 }
 
 void CpuForward::ProjectValues(const LayerWeights& weights) {
+  if (SharesLatents(weights)) return;
   const TensorView& projection = weights.v.factored() ? weights.v.down : weights.v.dense;
   values_.Resize(normed_.rows(), projection.rows());
   Linear(exec_, normed_, projection, values_,
-         weights.v.factored() ? LinearOptions{} : WithBias(weights.v.bias));
+         WithBias(weights.v.factored() ? weights.v.down_bias : weights.v.bias));
 }
 
 // Rounds or quantises each token's row into its pages.
@@ -256,11 +260,13 @@ void CpuForward::Store(int64_t layer, const CachedPages& pages, MatrixView<const
           if (!pages.quantized()) {
             FromFloat(row, page.width, pages.dtype, chunk.table.Row(pages, page, token));
           } else {
-            const PackedRows packed = chunk.table.Packed(pages, page, token);
-            Require(
-                QuantizeRow(pages.quantization, row, packed),
-                "layer {}: a latent of token {} is not finite; the model's activations overflow",
-                layer, token);
+            pages.ForTiers(page, [&](const PageTier& tier) {
+              Require(
+                  QuantizeRow(tier.quantization, row + tier.column,
+                              chunk.table.Packed(tier, token)),
+                  "layer {}: a latent of token {} is not finite; the model's activations overflow",
+                  layer, token);
+            });
           }
           row += page.width;
         }

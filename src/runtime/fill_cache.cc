@@ -21,8 +21,10 @@ void FillRows(const CachedPages& pages, const BlockTable& table, int64_t begin, 
       continue;
     }
     for (int64_t t = begin; t < end; ++t) {
-      QuantizeRow(pages.quantization, rows.data() + (t - begin) * page.width,
-                  table.Packed(pages, page, t));
+      pages.ForTiers(page, [&](const PageTier& tier) {
+        QuantizeRow(tier.quantization, rows.data() + (t - begin) * page.width + tier.column,
+                    table.Packed(tier, t));
+      });
     }
   }
 }

@@ -159,6 +159,63 @@ TEST_F(CliCompress, QuantisedModelRunsFromPackedCodes) {
   }
 }
 
+TEST_F(CliCompress, BudgetIsOneKnob) {
+  const Args calibration = {"--calib",        *text_, "--calib-windows",  "2",
+                            "--calib-seqlen", "256",  "--fisher-windows", "2"};
+  Args first = {"--budget", "1.5", "--stats", Path("two-sided")};
+  first.insert(first.end(), calibration.begin(), calibration.end());
+  const testing::RunResult made = Ok(Compress("tiers", first));
+  EXPECT_NE(made.err.find("layer  5 "), made.err.npos) << made.err;  // the table as a picture
+  EXPECT_NE(made.err.find("predicted rise of the loss"), made.err.npos) << made.err;
+  EXPECT_NE(made.err.find("KL on held-out calibration text"), made.err.npos) << made.err;
+  const testing::RunResult again = Ok(Compress("again-in-tiers", first));
+  EXPECT_EQ(again.err.find("calibrate"), again.err.npos) << again.err;
+  EXPECT_TRUE(Contents(Path("again-in-tiers")) == Contents(Path("tiers")));
+  // Without the text there is nothing to measure the price of truncation on.
+  const testing::RunResult usual =
+      Ok(Compress("usual-price", {"--budget", "1.5", "--stats", Path("two-sided")}));
+  EXPECT_NE(usual.err.find("price of truncation over noise: 1.5"), usual.err.npos) << usual.err;
+
+  const json inspected = OkJson({"inspect", Path("tiers")});
+  EXPECT_EQ(inspected["budget"], 1.5);
+  EXPECT_GT(inspected["predicted_loss"].get<double>(), 0);
+  const json& kv = inspected["kv_cache"];
+  const double bits = kv["bits_per_element"];
+  EXPECT_LE(bits, 1.5);
+  // A multiplier reaches the convex hull only; between its corners lie a few blocks of 16 latents.
+  EXPECT_GT(bits, 1.5 - 4.0 * 16 * 8 / (2 * 6 * 256));
+  EXPECT_EQ(
+      kv["layout"]["bytes"]["codes"].get<double>() + kv["layout"]["bytes"]["scales"].get<double>(),
+      kv["bytes_per_token"].get<double>());
+
+  const json run = OkJson({"generate", Path("tiers"), "--prompt", "The city", "--max-tokens", "70",
+                           "--temperature", "0"});
+  EXPECT_EQ(run["kv_bytes"].get<int64_t>(), 2 * kv["block_bytes"].get<int64_t>());  // of 64 tokens
+  EXPECT_EQ(run["cache"]["bits_per_element"], bits);
+
+  const Args ppl{"ppl", "", "--text", *text_, "--seqlen", "256"};
+  const auto perplexity = [&](const std::string& model) {
+    Args args = ppl;
+    args[1] = model;
+    return OkJson(args)["perplexity"].get<double>();
+  };
+  EXPECT_LT(perplexity(Path("tiers")), 1.5 * perplexity(Wiki()));
+}
+
+TEST_F(CliCompress, BudgetRefusesWhatItCannotDo) {
+  for (const auto& [more, message] :
+       {std::pair<Args, std::string>{{"--budget", "0"},
+                                     "budget: expected bits per element above 0"},
+        {{"--budget", "2", "--stats", Path("stats")}, "lack the outputs' gradients"},
+        {{"--budget", "2", "--tier-block", "24"}, "tier-block: expected a multiple of 16"},
+        {{"--budget", "2", "--ratio", "0.5"}, "--ratio"},
+        {{"--tier-block", "32"}, "--budget"}}) {
+    const testing::RunResult result = RunPalu(Compress("refused", more));
+    EXPECT_NE(result.status, 0);
+    EXPECT_NE(result.err.find(message), result.err.npos) << result.err;
+  }
+}
+
 TEST_F(CliCompress, QuantisationOptionsOutOfRange) {
   for (const auto& [option, value, message] :
        {std::array{"--quant-group", "12", "multiple of 8"},

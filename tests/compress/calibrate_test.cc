@@ -65,6 +65,75 @@ TEST(Calibrate, GramIsTheSumOverInputs) {
   }
 }
 
+// The same windows by plain loops in float64; the library differs by the order of its sums, of
+// which each is off by at most n 2^-53 times the sum of magnitudes, and by a scale rounded twice.
+TEST(Calibrate, TwoSidedSumsAreOfInputsAndOutputGradients) {
+  const Model model = Model::Load(testing::Repo("tests/data/models/stories260k"));
+  const auto ids = testing::Ids(testing::Golden("golden_stories260k.json")["greedy_from_bos"]);
+  constexpr int64_t kWindows = 3, kFisher = 2, kSeqlen = 32;
+  ThreadPool pool(2);
+  const CalibrationStats stats = Calibrate(
+      model, ids, PlanCalibration(model, ids, kWindows, kSeqlen, kFisher, true), {.pool = pool});
+  const ModelConfig& c = model.config();
+  ASSERT_EQ(std::ssize(stats.means), c.num_layers);
+  ASSERT_EQ(std::ssize(stats.output_grads), c.num_layers);
+  const int64_t kv = c.kv_size();
+  std::vector<Matrix<double>> sums, magnitudes;
+  std::vector<std::vector<double>> inputs(static_cast<size_t>(c.num_layers)), sizes = inputs;
+  for (int64_t l = 0; l < c.num_layers; ++l) {
+    sums.emplace_back(2 * kv, 2 * kv).Fill(0);
+    magnitudes.emplace_back(2 * kv, 2 * kv).Fill(0);
+    inputs[static_cast<size_t>(l)].assign(static_cast<size_t>(c.hidden_size), 0.0);
+    sizes[static_cast<size_t>(l)] = inputs[static_cast<size_t>(l)];
+  }
+  CalibrationGraph<float> graph(c, model.weights(), InverseFrequencies(c.rope, c.head_dim), pool);
+  const auto on_input = [&](int64_t layer, MatrixView<const float> x) {
+    const auto l = static_cast<size_t>(layer);
+    for (int64_t t = 0; t < x.rows; ++t) {
+      for (int64_t i = 0; i < x.cols; ++i) {
+        inputs[l][static_cast<size_t>(i)] += double{x(t, i)};
+        sizes[l][static_cast<size_t>(i)] += std::abs(double{x(t, i)});
+      }
+    }
+  };
+  const auto on_gradient = [&](int64_t layer, const KvGradients<float>& g) {
+    const auto l = static_cast<size_t>(layer);
+    for (int64_t t = 0; t < kSeqlen; ++t) {
+      const auto at = [&](int64_t i) { return double{i < kv ? g.dk(t, i) : g.dv(t, i - kv)}; };
+      for (int64_t i = 0; i < 2 * kv; ++i) {
+        for (int64_t j = 0; j <= i; ++j) {
+          sums[l](i, j) += at(i) * at(j);
+          magnitudes[l](i, j) += std::abs(at(i) * at(j));
+        }
+      }
+    }
+  };
+  for (int64_t w = 0; w < kWindows; ++w) {
+    const auto window = std::span(ids).subspan(static_cast<size_t>(w * kSeqlen), kSeqlen);
+    if (w < kFisher) {
+      graph.Differentiate(window, on_input, on_gradient);
+    } else {
+      graph.CollectInputs(window, on_input);
+    }
+  }
+  const double tokens = kWindows * kSeqlen;
+  // Gradients of the window's summed loss, over the tokens of the differentiated windows.
+  const double scale = (kSeqlen - 1.0) * (kSeqlen - 1.0) / (kFisher * kSeqlen);
+  for (size_t l = 0; l < sums.size(); ++l) {
+    for (size_t i = 0; i < inputs[l].size(); ++i) {
+      EXPECT_NEAR(stats.means[l][i], inputs[l][i] / tokens, 0x1p-50 * sizes[l][i]);
+    }
+    for (int64_t i = 0; i < 2 * kv; ++i) {
+      for (int64_t j = 0; j <= i; ++j) {
+        ASSERT_NEAR(stats.output_grads[l](i, j), scale * sums[l](i, j),
+                    (kWindows * kSeqlen + 4) * 0x1p-52 * scale * magnitudes[l](i, j));
+      }
+    }
+  }
+  EXPECT_NE(testing::ErrorOf([&] { PlanCalibration(model, ids, 1, 16, 0, true); }).find("--budget"),
+            std::string::npos);
+}
+
 TEST(Calibrate, Cancellation) {
   const Model model = Model::Load(testing::Repo("tests/data/models/stories260k"));
   const auto ids = testing::Ids(testing::Golden("golden_stories260k.json")["greedy_from_bos"]);

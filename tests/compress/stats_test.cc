@@ -50,6 +50,39 @@ TEST(Stats, RoundTrip) {
   }
 }
 
+TEST(Stats, TwoSidedSumsRoundTrip) {
+  TempDir dir;
+  const Model model = Stories();
+  const ModelConfig& config = model.config();
+  CalibrationStats saved = RandomStats(config);
+  SaveStats(dir / "older", saved);
+  saved.source.two_sided = true;
+  const int64_t rows = 2 * config.kv_size();
+  for (int64_t l = 0; l < config.num_layers; ++l) {
+    saved.means.emplace_back(static_cast<size_t>(config.hidden_size), 0.5 + static_cast<double>(l));
+    saved.output_grads.push_back(
+        testing::RandomMatrix<double>(rows, rows, static_cast<uint32_t>(100 + l)));
+  }
+  SaveStats(dir / "stats", saved);
+  EXPECT_EQ(ReadStatsSource(dir / "stats"), saved.source);
+  const CalibrationStats loaded = LoadStats(dir / "stats", saved.source, config);
+  EXPECT_EQ(loaded.means, saved.means);
+  ASSERT_EQ(loaded.output_grads.size(), saved.output_grads.size());
+  for (size_t l = 0; l < saved.output_grads.size(); ++l) {
+    for (int64_t r = 0; r < rows; ++r) {
+      for (int64_t c = 0; c <= r; ++c) {
+        ASSERT_EQ(loaded.output_grads[l](r, c), saved.output_grads[l](r, c));
+      }
+    }
+  }
+  // A file with them serves who does not want them; one without them does not serve who does.
+  CalibrationSource plain = saved.source;
+  plain.two_sided = false;
+  EXPECT_TRUE(LoadStats(dir / "stats", plain, config).means.empty());
+  EXPECT_NE(ErrorOf([&] { LoadStats(dir / "older", saved.source, config); }).find("--budget"),
+            std::string::npos);
+}
+
 TEST(Stats, EveryMismatchIsNamed) {
   TempDir dir;
   const Model model = Stories();

@@ -55,6 +55,62 @@ TEST(HfCompression, OwnSection) {
   EXPECT_EQ(model.Ranks(2).v.total(), 33);
 }
 
+json TieredSection() {
+  constexpr const char* kV0 = "model.layers.0.self_attn.v_proj";
+  json section = Section();
+  section["version"] = 3;
+  section["budget"] = 1.5;
+  section["centered"] = true;
+  section["predicted_loss"] = 0.01;
+  section["ranks"] = {{kK0, {48, 64}}, {kV0, {48, 64}}, {kV2, {16, 16}}};
+  section["shared_latents"] = {0};
+  section["tiers"] = {{kK0, {{"per_group", {2, 1}}, {"widths", {16, 32, 64}}, {"bits", {8, 3, 2}}}},
+                      {kV2, {{"per_group", {1, 1}}, {"widths", {16, 16}}, {"bits", {4, 4}}}}};
+  return section;
+}
+
+TEST(HfCompression, TieredSection) {
+  json config = Dense();
+  config["kv_compression"] = TieredSection();
+  const ModelConfig model = Parse(config);
+  const KvCompression& kv = model.compression.value();
+  EXPECT_TRUE(kv.tiered);
+  EXPECT_TRUE(kv.centered);
+  EXPECT_EQ(kv.budget, 1.5);
+  EXPECT_EQ(kv.predicted_loss, 0.01);
+  const LayerRanks first = model.Ranks(0), last = model.Ranks(2);
+  EXPECT_TRUE(first.shared);
+  EXPECT_FALSE(last.shared);
+  const std::vector<std::vector<LatentTier>> tiers{{{16, 8}, {32, 3}}, {{64, 2}}};
+  EXPECT_EQ(first.k.tiers, tiers);
+  EXPECT_EQ(first.v.tiers, tiers);
+  EXPECT_EQ(last.v.tiers, (std::vector<std::vector<LatentTier>>{{{16, 4}}, {{16, 4}}}));
+}
+
+TEST(HfCompression, TiersThatDoNotFitAreRefused) {
+  const auto message = [](auto&& change) {
+    json config = Dense();
+    config["kv_compression"] = TieredSection();
+    change(config["kv_compression"]);
+    return ErrorOf([&] { Parse(config); });
+  };
+  const auto expect = [&](const std::string& part, auto&& change) {
+    EXPECT_NE(message(change).find(part), std::string::npos) << message(change);
+  };
+  expect("add up to the rank of group 0, 48", [](json& s) {
+    s["tiers"][kK0]["widths"] = {16, 16, 64};
+  });
+  expect("multiples of 16", [](json& s) { s["tiers"][kK0]["widths"] = {24, 24, 64}; });
+  expect("2, 3, 4 or 8", [](json& s) { s["tiers"][kK0]["bits"] = {8, 5, 2}; });
+  expect("per_group", [](json& s) { s["tiers"][kK0]["per_group"] = {2}; });
+  expect("per_group", [](json& s) { s["tiers"][kK0]["bits"] = {8, 3, 2, 2}; });
+  expect("widths", [](json& s) { s["tiers"][kK0]["bits"] = {8, 3}; });
+  expect(kV2, [](json& s) { s["tiers"].erase(kV2); });
+  expect("the same ranks", [](json& s) { s["shared_latents"] = {2}; });
+  expect("shared_latents", [](json& s) { s["shared_latents"] = {3}; });
+  expect("budget", [](json& s) { s.erase("budget"); });
+}
+
 TEST(HfCompression, QuantizedSection) {
   json config = Dense();
   config["kv_compression"] = Section();
@@ -76,8 +132,8 @@ TEST(HfCompression, SectionRefusals) {
     EXPECT_EQ(ErrorOf([&] { Parse(config); }), "config.json: field kv_compression." + message);
   };
   refused({{"method", "other"}}, "method: expected \"palu\", found \"other\"");
-  refused({{"version", 3}},
-          "version: expected a version this program knows (up to 2), found 3, "
+  refused({{"version", 4}},
+          "version: expected a version this program knows (up to 3), found 4, "
           "written by a newer program");
   refused({{"version", nullptr}},
           "version: expected an integer from 1 to 1073741824, found nothing");

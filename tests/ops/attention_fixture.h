@@ -20,7 +20,9 @@ struct AttentionShapes {
   int64_t v_group = 0;  // KV heads per page of values; 0: as for keys
   float up_scale = 1;   // standard deviation of U
   double theta = 10000;
-  bool split = false;   // slow rotary pairs as waves, whatever the count says of so few keys
+  bool split = false;  // slow rotary pairs as waves, whatever the count says of so few keys
+  std::vector<LatentTier> tiers = {};  // of every page of latents, instead of `quantization`
+  bool shared = false;                 // values from the keys' latents
 };
 
 // Owns everything that an AttentionLayer and its chunks refer to.
@@ -40,6 +42,7 @@ class AttentionFixture {
     MakeProjection(s, s.k_ranks, s.group, cache, s.bias, layer.k);
     MakeProjection(s, s.v_ranks, s.v_group > 0 ? s.v_group : s.group, cache, s.bias && !s.fused,
                    layer.v);
+    if (s.shared) layer.v.pages = layer.k.pages;
     if (s.split) MakeSplit(LaneSplitCost(s.heads / s.kv_heads));
     if (!layer.k.pages.quantized()) layer.k.split = split_.get();
     if (!s.device) MakeInt8Up(s, layer.k);
@@ -129,20 +132,34 @@ class AttentionFixture {
     p.pages.dtype = cache;
     p.pages.latent = !ranks.empty();
     if (!ranks.empty()) p.pages.quantization = s.quantization;
+    p.pages.tiered = !ranks.empty() && !s.tiers.empty();
     p.pages.heads_per_page = ranks.empty() ? 1 : group;
     const int64_t pages = s.kv_heads / p.pages.heads_per_page;
     for (int64_t i = 0; i < pages; ++i) {
       const int64_t width = ranks.empty() ? s.head_dim : ranks[static_cast<size_t>(i)];
       p.pages.pages.push_back({block_bytes_, width});
-      block_bytes_ +=
-          kBlockTokens * (p.pages.quantized() ? p.pages.quantization.bytes(width)
-                                              : width * static_cast<int64_t>(SizeOf(cache)));
+      if (p.pages.tiered) {
+        PlaceTiers(s.tiers, p.pages.pages.back());
+      } else {
+        block_bytes_ +=
+            kBlockTokens * (p.pages.quantized() ? p.pages.quantization.bytes(width)
+                                                : width * static_cast<int64_t>(SizeOf(cache)));
+      }
       if (ranks.empty()) continue;
       const DType operands = p.pages.quantized() ? DType::kF16 : cache;
       p.up.push_back(
           Tensor(s.device ? operands : DType::kBF16, {group * s.head_dim, width}, s.up_scale));
     }
     if (bias && !ranks.empty()) p.bias = Tensor(DType::kF32, {s.kv_heads * s.head_dim});
+  }
+
+  void PlaceTiers(const std::vector<LatentTier>& tiers, CachedPages::Page& page) {
+    int64_t column = 0;
+    for (const LatentTier& tier : tiers) {
+      page.tiers.push_back({block_bytes_, tier.width, column, tier.quantization()});
+      block_bytes_ += kBlockTokens * tier.quantization().bytes(tier.width);
+      column += tier.width;
+    }
   }
 
   // (start, count) of every chunk; each is a sequence of its own with random pages.
@@ -169,7 +186,9 @@ class AttentionFixture {
         for (int64_t t = 0; t < kBlockTokens; ++t) {
           const float* row = rows.data() + t * page.width;
           if (pages->quantized()) {
-            EXPECT_TRUE(QuantizeRow(pages->quantization, row, table.Packed(*pages, page, t)));
+            pages->ForTiers(page, [&](const PageTier& tier) {
+              EXPECT_TRUE(QuantizeRow(tier.quantization, row + tier.column, table.Packed(tier, t)));
+            });
           } else {
             FromFloat(row, page.width, pages->dtype, table.Row(*pages, page, t));
           }
@@ -186,7 +205,8 @@ class AttentionFixture {
   }
 
   void MakeInt8Up(const AttentionShapes& s, AttentionProjection& p) {
-    if (!p.pages.quantized() || !Int8Up::Supports(p.pages.quantization)) return;
+    if (p.pages.tiered || !p.pages.quantized()) return;
+    if (!Int8Up::Supports(p.pages.quantization)) return;
     for (int64_t h = 0; h < layer.kv_heads; ++h) {
       const int64_t row = h % p.pages.heads_per_page * layer.head_dim;
       int8_up_.emplace_back(

@@ -58,6 +58,65 @@ TEST(CacheLayout, PagesCoverTheBlockWithoutOverlap) {
   EXPECT_EQ(end, layout.block_bytes());
 }
 
+// Layer 0 with one latent for keys and values, layer 1 with one each.
+ModelConfig WikiInTiers() {
+  ModelConfig config = Wiki();
+  config.num_layers = 2;
+  KvCompression kv;
+  kv.tiered = true;
+  kv.layers.resize(2);
+  kv.layers[0].k = {{96}, {{{16, 8}, {32, 3}, {48, 2}}}};
+  kv.layers[0].v = kv.layers[0].k;
+  kv.layers[0].shared = true;
+  kv.layers[1].k = {{16}, {{{16, 4}}}};
+  kv.layers[1].v = {{32}, {{{32, 2}}}};
+  config.compression = kv;
+  return config;
+}
+
+TEST(CacheLayout, TiersAreCountedWithTheirScales) {
+  const CacheLayout layout(WikiInTiers(), DType::kF16);
+  // Codes of 16 x 8 + 32 x 3 + 48 x 2, 16 x 4 and 32 x 2 bits; five scales of a byte.
+  EXPECT_EQ(layout.bytes().codes, 16 + 12 + 12 + 8 + 8);
+  EXPECT_EQ(layout.bytes().scales, 5);
+  EXPECT_EQ(layout.bytes().zeros, 0);
+  EXPECT_EQ(layout.bytes().padding, 0);
+  EXPECT_EQ(layout.bytes_per_token(), 61);
+  EXPECT_EQ(layout.bits_per_element(), 8.0 * 61 / (2 * 2 * 256));
+  EXPECT_EQ(layout.latents_per_token(), 96 + 16 + 32);
+  EXPECT_TRUE(layout.tiered());
+  EXPECT_EQ(layout.kernel(), "float32 products");
+  EXPECT_NE(testing::ErrorOf([] {
+              CacheLayout(WikiInTiers(), {DType::kF16, 4});
+            }).find("tiers of bits"),
+            std::string::npos);
+}
+
+TEST(CacheLayout, TiersLieOneAfterTheOtherAndSharedLatentsOnce) {
+  const CacheLayout layout(WikiInTiers(), DType::kF16);
+  const CachedPages &k = layout.layer(0).k, &v = layout.layer(0).v;
+  ASSERT_EQ(k.pages.size(), 1u);
+  ASSERT_EQ(k.pages[0].tiers.size(), 3u);
+  int64_t end = 0;
+  const auto walk = [&](const CachedPages& pages) {
+    int64_t column = 0;
+    pages.ForTiers(pages.pages[0], [&](const PageTier& tier) {
+      EXPECT_EQ(tier.offset, end);
+      EXPECT_EQ(tier.offset % 64, 0);
+      EXPECT_EQ(tier.column, column);
+      end += kBlockTokens * tier.quantization.bytes(tier.width);
+      column += tier.width;
+    });
+    EXPECT_EQ(column, pages.pages[0].width);
+  };
+  walk(k);
+  EXPECT_EQ(v.pages[0].offset, k.pages[0].offset);
+  EXPECT_EQ(v.pages[0].tiers.size(), 3u);
+  walk(layout.layer(1).k);
+  walk(layout.layer(1).v);
+  EXPECT_EQ(end, layout.block_bytes());
+}
+
 TEST(CacheLayout, PaddingCounts) {
   ModelConfig config = WikiAtHalf();
   config.compression->layers[0].k.ranks = {

@@ -307,6 +307,54 @@ TEST(Transformer, RejectsUnknownTokensBeforeWriting) {
   EXPECT_EQ(sequence.length(), 0);
 }
 
+// stories260k with random factors in tiers: layer 0 with one latent for keys and values.
+KvCompression InTiers(const ModelConfig& config) {
+  KvCompression kv;
+  kv.version = 3;
+  kv.tiered = true;
+  kv.centered = true;
+  kv.budget = 2;
+  kv.layers.resize(static_cast<size_t>(config.num_layers));
+  for (LayerRanks& layer : kv.layers) {
+    layer.k = {{32}, {{{16, 4}, {16, 2}}}};
+    layer.v = {{16}, {{{16, 3}}}};
+  }
+  kv.layers[0].k = {{48}, {{{16, 4}, {32, 2}}}};
+  kv.layers[0].v = kv.layers[0].k;
+  kv.layers[0].shared = true;
+  return kv;
+}
+
+// As QuantisedTokenByTokenEqualsOneShot: the same codes, but for the rare latent on a boundary.
+TEST(Transformer, TieredTokenByTokenEqualsOneShot) {
+  const Model dense = Model::Load(testing::Repo("tests/data/models/stories260k"));
+  const Model model = Model::RandomCompressed(dense, InTiers(dense.config()), 7);
+  const auto ids = RandomIds(150, model.config().vocab_size, 1);
+  const RunOptions options{.cache = DType::kF16};
+  const Matrix<float> one_shot = OneShot(model, ids, options);
+  const Matrix<float> decoded = LogitsInChunks(model, ids, Ones(150), options);
+  const float rounding = ReorderingTolerance(model.config(), 150, LargestAbs(one_shot));
+  int64_t same = 0;
+  for (int64_t r = 0; r < one_shot.rows(); ++r) {
+    float worst = 0;
+    for (int64_t c = 0; c < one_shot.cols(); ++c) {
+      worst = std::max(worst, std::abs(one_shot(r, c) - decoded(r, c)));
+    }
+    same += worst <= rounding;
+  }
+  EXPECT_GE(same, 75);
+}
+
+TEST(Transformer, TiersAreRefusedOnAGpu) {
+  const Model dense = Model::Load(testing::Repo("tests/data/models/stories260k"));
+  const Model model = Model::RandomCompressed(dense, InTiers(dense.config()), 7);
+  const CacheLayout layout(model.config(), DType::kF16);
+  ThreadPool pool(1);
+  const Exec exec{.pool = pool, .device = {Device::Kind::kCuda}};
+  EXPECT_NE(testing::ErrorOf([&] { Transformer(model, layout, exec); }).find("--device cpu"),
+            std::string::npos);
+}
+
 TEST(Transformer, FusesWhereThatReadsFewerBytes) {
   testing::TempDir dir;
   const auto source = testing::Repo("tests/data/models/family-mistral");  // head_dim 32, GQA 8/4

@@ -110,7 +110,7 @@ BarChart RanksChart(const ReportModel& model) {
     };
     chart.categories.push_back(std::to_string(l));
     chart.series[0].values.push_back(rank(ranks.k));
-    chart.series[1].values.push_back(rank(ranks.v));
+    chart.series[1].values.push_back(ranks.shared ? 0 : rank(ranks.v));  // in the keys' bar
   }
   return chart;
 }

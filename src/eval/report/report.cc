@@ -76,12 +76,33 @@ std::string Ranks(const Report& report) {
     rows.push_back({std::to_string(l)});
     for (const ReportModel& model : report.models) {
       const LayerRanks ranks = model.config.Ranks(l);
-      for (const ProjectionRanks& projection : {ranks.k, ranks.v}) {
-        rows.back().push_back(projection.factored() ? std::to_string(projection.total()) : "dense");
-      }
+      const auto cell = [](const ProjectionRanks& projection) {
+        return projection.factored() ? std::to_string(projection.total()) : "dense";
+      };
+      rows.back().push_back(cell(ranks.k));
+      rows.back().push_back(ranks.shared ? "with K" : cell(ranks.v));
     }
   }
   return MarkdownTable(rows);
+}
+
+// What the search for a budget foresaw beside what came of it; empty without such models.
+std::string Predictions(const Report& report) {
+  Rows rows = {{"model", "bits asked for", "bits stored", "predicted rise of the loss",
+                "measured rise", "measured KL"}};
+  for (const ReportModel& model : report.models) {
+    if (!model.config.compression || !model.config.compression->tiered) continue;
+    const KvCompression& c = *model.config.compression;
+    rows.push_back({Escaped(model.name), fmt::format("{:.4g}", c.budget),
+                    fmt::format("{:.3f}", model.layout.bits_per_element()),
+                    fmt::format("{:.5f}", c.predicted_loss),
+                    fmt::format("{:+.5f}", -model.divergence.logprob_change),
+                    fmt::format("{:.5f}", model.divergence.kl_mean)});
+  }
+  if (rows.size() == 1) return "";
+  return "\n## Predicted and measured\n\nNats per token. The prediction is of the calibration "
+         "text, to second order.\n\n" +
+         MarkdownTable(rows);
 }
 
 // How each model was made.
@@ -93,8 +114,10 @@ std::string Models(const Report& report) {
   for (const ReportModel& model : report.models) {
     if (!model.config.compression) continue;
     const KvCompression& c = *model.config.compression;
-    text += fmt::format("- {}: asked for {:.4g} of the rank, groups of {} KV heads",
-                        Escaped(model.name), c.ratio, c.group_size);
+    text += c.tiered ? fmt::format("- {}: asked for {:.4g} bits per element, groups of {} KV heads",
+                                   Escaped(model.name), c.budget, c.group_size)
+                     : fmt::format("- {}: asked for {:.4g} of the rank, groups of {} KV heads",
+                                   Escaped(model.name), c.ratio, c.group_size);
     if (!c.search.empty()) text += fmt::format(", ranks by {}", Escaped(c.search));
     if (!c.decompose.empty()) text += fmt::format(", decomposed by {}", Escaped(c.decompose));
     if (!c.calibration.empty()) text += fmt::format("; calibration: {}", Escaped(c.calibration));
@@ -124,6 +147,7 @@ std::string ReportMarkdown(const Report& report) {
       "token. KL is\nKL(dense || compressed) of the next-token distributions, per token, in nats; "
       "log-probability is the mean\nchange for the true next token; rise is over the dense "
       "model.\n";
+  text += Predictions(report);
   if (!report.models.empty()) {
     text += "\n![Perplexity against bits per element](perplexity.svg)\n";
     text += "\n![KL divergence against bits per element](kl.svg)\n";

@@ -49,7 +49,7 @@ bool ByWaves(const DecodeUnit& unit) {
 // the machine does not foresee them.
 void PrefetchNext(const DecodeUnit& unit, const CachedPages& pages, int64_t first) {
   const int64_t next = first + kBlockTokens;
-  if (!pages.quantized() || next >= unit.chunk.start + unit.chunk.count) return;
+  if (!pages.quantized() || pages.tiered || next >= unit.chunk.start + unit.chunk.count) return;
   for (int64_t h = 0; h < unit.heads(); h += pages.heads_per_page) {
     const CachedPages::Page& page = pages.OfHead(unit.first_head + h);
     const uint8_t* data = unit.chunk.table.Packed(pages, page, next).codes;
@@ -102,10 +102,13 @@ void AddValues(const DecodeUnit& unit, int64_t first, MatrixView<const float> pr
     const auto p = probabilities.RowRange(row, rows);
     const auto sums = acc.RowRange(row, rows).ColRange(0, page.width);
     if (pages.quantized()) {
-      LoadCodes(unit.chunk, pages, page, first, p.cols, scratch.codes);
-      if (!ByWaves(unit) || !AccumulateCodesInLanes(p, scratch.codes, scratch.lanes, sums)) {
-        AccumulateCodes(p, scratch.codes, scratch.weighted, sums);
-      }
+      pages.ForTiers(page, [&](const PageTier& tier) {
+        LoadCodes(unit.chunk, tier, first, p.cols, scratch.codes);
+        const auto columns = sums.ColRange(tier.column, tier.width);
+        if (!ByWaves(unit) || !AccumulateCodesInLanes(p, scratch.codes, scratch.lanes, columns)) {
+          AccumulateCodes(p, scratch.codes, scratch.weighted, columns);
+        }
+      });
     } else {
       AccumulateRows(p, PageRows(unit.chunk, pages, unit.first_head + h, first), sums);
     }

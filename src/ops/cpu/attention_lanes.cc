@@ -34,7 +34,7 @@ void ScoreTileInLanes(const DecodeUnit& unit, int64_t first, AttentionWorkspace:
   for (int64_t h = 0; h < unit.heads(); ++h) {
     const int64_t kv_head = unit.first_head + h;
     if (h % pages.heads_per_page == 0) {
-      LoadCodes(unit.chunk, pages, pages.OfHead(kv_head), first, scores.cols, scratch.codes);
+      LoadCodes(unit.chunk, pages.Whole(pages.OfHead(kv_head)), first, scores.cols, scratch.codes);
       scratch.lane_tile.Load(scratch.codes, scores.cols);
     }
     const LaneKeys& keys = unit.layer.k.lane_keys[static_cast<size_t>(kv_head)];

@@ -32,11 +32,11 @@ void ForBlocks(int64_t begin, int64_t end, const Rows& rows) {
 
 }  // namespace
 
-void LoadCodes(const QueryChunk& chunk, const CachedPages& pages, const CachedPages::Page& page,
-               int64_t begin, int64_t count, CodeTile& tile) {
-  tile.Resize(pages.quantization, page.width, count);
+void LoadCodes(const QueryChunk& chunk, const PageTier& part, int64_t begin, int64_t count,
+               CodeTile& tile) {
+  tile.Resize(part.quantization, part.width, count);
   ForBlocks(begin, begin + count, [&](int64_t token, int64_t n) {
-    tile.Load(pages.quantization, chunk.table.Packed(pages, page, token), token - begin, n);
+    tile.Load(part.quantization, chunk.table.Packed(part, token), token - begin, n);
   });
 }
 
@@ -78,7 +78,7 @@ void TileReader::Read(const QueryChunk& chunk, MatrixView<const float> fresh, in
 void TileReader::LoadLatents(const QueryChunk& chunk, MatrixView<const float> fresh, int64_t begin,
                              int64_t count, Scratch& scratch) const {
   if (int8_up_ != nullptr) {
-    LoadCodes(chunk, projection_.pages, page_, begin, count, scratch.codes);
+    LoadCodes(chunk, projection_.pages.Whole(page_), begin, count, scratch.codes);
     return;
   }
   scratch.latents.Resize(count, page_.width);
@@ -113,7 +113,10 @@ void TileReader::ReadRows(const QueryChunk& chunk, MatrixView<const float> fresh
   ForBlocks(begin, stored_end, [&](int64_t token, int64_t n) {
     float* rows = out.Row(token - begin);
     if (pages.quantized()) {
-      DequantizeRows(pages.quantization, chunk.table.Packed(pages, page_, token), n, rows);
+      pages.ForTiers(page_, [&](const PageTier& tier) {
+        DequantizeRows(tier.quantization, chunk.table.Packed(tier, token), n, rows + tier.column,
+                       page_.width);
+      });
     } else {  // a page's rows are contiguous, and so are a tile's
       ToFloat(chunk.table.Row(pages, page_, token), pages.dtype, n * page_.width, rows);
     }

@@ -47,8 +47,8 @@ class TileReader {
   std::vector<float> bias_;     // [d], this head's part; empty when none
 };
 
-// Unpacks the codes of a page's tokens [begin, begin + count) into the tile.
-void LoadCodes(const QueryChunk& chunk, const CachedPages& pages, const CachedPages::Page& page,
-               int64_t begin, int64_t count, CodeTile& tile);
+// Unpacks the codes of tokens [begin, begin + count) of a part of a page into the tile.
+void LoadCodes(const QueryChunk& chunk, const PageTier& part, int64_t begin, int64_t count,
+               CodeTile& tile);
 
 }  // namespace palu::cpu

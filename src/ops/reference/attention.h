@@ -21,15 +21,17 @@ inline std::vector<double> StoredRow(const AttentionProjection& p, const QueryCh
     }
     return row;
   }
-  const LatentQuantization& q = p.pages.quantization;
-  const PackedRows packed = chunk.table.Packed(p.pages, page, token);
-  std::vector<uint8_t> codes(row.size());
-  UnpackCodes(q, packed, 1, codes.data());
-  for (int64_t i = 0; i < page.width; ++i) {
-    const ScaleZero scale = ScaleOf(q, packed, 0, i / q.run(page.width));
-    row[static_cast<size_t>(i)] =
-        (codes[static_cast<size_t>(i)] - double{scale.zero}) * double{scale.scale};
-  }
+  p.pages.ForTiers(page, [&](const PageTier& tier) {
+    const LatentQuantization& q = tier.quantization;
+    const PackedRows packed = chunk.table.Packed(tier, token);
+    std::vector<uint8_t> codes(static_cast<size_t>(tier.width));
+    UnpackCodes(q, packed, 1, codes.data());
+    for (int64_t i = 0; i < tier.width; ++i) {
+      const ScaleZero scale = ScaleOf(q, packed, 0, i / q.run(tier.width));
+      row[static_cast<size_t>(tier.column + i)] =
+          (codes[static_cast<size_t>(i)] - double{scale.zero}) * double{scale.scale};
+    }
+  });
   return row;
 }
 

@@ -13,11 +13,14 @@ namespace palu::cuda {
 
 namespace {
 
+// Tokens of a block: a multiple of two tiles, so that both groups of consumers meet every block.
+constexpr int64_t kMaxSplitBlock = 2048, kSplitBlockStep = 128;
+
 // The longest blocks for which the kernel's shape is close enough: the longer, the fewer rows.
 std::optional<FrequencySplit> KernelSplit(std::span<const double> frequencies,
                                           const SplitForm& form) {
   if (form.pairs == 0 || std::ssize(frequencies) <= form.pairs) return std::nullopt;
-  for (const int64_t tokens : {2048, 1024, 512, 256, 128}) {
+  for (int64_t tokens = kMaxSplitBlock; tokens > 0; tokens -= kSplitBlockStep) {
     FrequencySplit split = MakeFrequencySplit(frequencies, tokens, form.pairs, form.terms);
     if (split.max_error <= kSplitTolerance) return split;
   }

@@ -1,0 +1,150 @@
+#include "compress_budget.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "base/log.h"
+#include "base/progress.h"
+#include "eval/divergence.h"
+#include "format/compressed_model.h"
+
+namespace palu::cli {
+namespace {
+
+// Prices of truncation that are tried: as noise, and up to what coherent errors could make of it.
+constexpr double kPrices[] = {1.0, 1.5, 2.25};
+
+// Mean divergence per token of a candidate, which lies on disk as any model does.
+class CandidateJudge {
+ public:
+  CandidateJudge(const Model& dense, const HeldOutText& text, const std::filesystem::path& scratch,
+                 const Exec& exec)
+      : dense_(dense), text_(text), scratch_(scratch), exec_(exec), scorer_(dense, exec) {}
+
+  double Divergence(const CompressionResult& candidate) {
+    std::filesystem::create_directory(scratch_);
+    const TensorStore store = TensorStore::OpenDirectory(dense_.path());
+    WriteCompressedModel({dense_.path(), store, dense_.config(), candidate.compression,
+                          candidate.factors, "candidate"},
+                         scratch_);
+    double kl = 0;
+    {
+      const Model model = Model::Load(scratch_);
+      Scorer scorer(model, exec_);
+      kl = palu::Divergence(scorer_, scorer, text_.ids, text_.seqlen).kl_mean;
+    }
+    std::filesystem::remove_all(scratch_);
+    return kl;
+  }
+
+ private:
+  const Model& dense_;
+  const HeldOutText& text_;
+  const std::filesystem::path scratch_;
+  Exec exec_;
+  Scorer scorer_;
+};
+
+}  // namespace
+
+BudgetCompressOptions BudgetCommand::Resolve(int64_t group_size,
+                                             std::optional<DType> factor_dtype) const {
+  BudgetCompressOptions resolved = options;
+  resolved.bits_per_element = *bits;
+  resolved.group_size = group_size;
+  resolved.factor_dtype = factor_dtype;
+  resolved.allow_shared = latents != "separate";
+  resolved.allow_separate = latents != "shared";
+  resolved.output_weighting = weighting == "two-sided";
+  resolved.centered = !no_centering;
+  std::sort(resolved.bits.rbegin(), resolved.bits.rend());
+  resolved.truncation_price = truncation_price.value_or(kUsualTruncationPrice);
+  return resolved;
+}
+
+void AddBudget(CLI::App& command, BudgetCommand& budget) {
+  CLI::Option* bits = command.add_option(
+      "--budget", budget.bits,
+      "stored bits per number of a dense cache, everything counted: latents, their bits and what "
+      "keys and values share follow from the calibration");
+  const auto add = [&](CLI::Option* option) { option->needs(bits)->group("With --budget"); };
+  add(command
+          .add_option("--latents", budget.latents,
+                      "one latent for the keys and values of a group, or one each")
+          ->check(CLI::IsMember({"auto", "shared", "separate"}))
+          ->capture_default_str());
+  add(command.add_option("--tier-bits", budget.options.bits, "bits that a tier may have")
+          ->delimiter(',')
+          ->check(CLI::IsMember({2, 3, 4, 8}))
+          ->capture_default_str());
+  add(command
+          .add_option("--tier-block", budget.options.block,
+                      "widths of tiers are multiples of this, a multiple of 16")
+          ->capture_default_str());
+  add(command
+          .add_option("--weighting", budget.weighting,
+                      "errors of outputs count by the loss's gradient, or alike")
+          ->check(CLI::IsMember({"two-sided", "inputs"}))
+          ->capture_default_str());
+  add(command
+          .add_option("--damping", budget.options.damping,
+                      "share of its mean diagonal that is added to the gradients' second moment")
+          ->check(CLI::NonNegativeNumber)
+          ->capture_default_str());
+  add(command
+          .add_option("--truncation-price", budget.truncation_price,
+                      "what a discarded latent costs over noise of the same energy; by default "
+                      "what diverges least on held-out windows of the calibration text")
+          ->check(CLI::PositiveNumber));
+  add(command
+          .add_option("--held-out-windows", budget.held_out_windows,
+                      "windows for that, after those of the calibration; 0: take the usual price")
+          ->check(CLI::NonNegativeNumber)
+          ->capture_default_str());
+  add(command.add_flag("--no-centering", budget.no_centering,
+                       "leave the latents' mean in what is stored"));
+  for (const char* published :
+       {"--ratio", "--search", "--decompose", "--bits", "--hadamard", "--no-hadamard",
+        "--quant-group", "--symmetric", "--clip-ratio", "--rank-multiple"}) {
+    command.get_option(published)->excludes(bits);
+  }
+}
+
+CompressionResult CompressToBudget(const BudgetCommand& budget, const Model& model,
+                                   const CalibrationStats& stats,
+                                   const BudgetCompressOptions& options,
+                                   const HeldOutText& held_out,
+                                   const std::filesystem::path& scratch, const Exec& exec,
+                                   Figures& figures) {
+  const auto compressor = [&] {
+    Progress progress("decompose", model.config().num_layers, "layers");
+    return BudgetCompressor(model, stats, options, exec, [&] { progress.Tick(); });
+  }();
+  double price = options.truncation_price;
+  if (!budget.truncation_price && !held_out.ids.empty()) {
+    Progress progress("price of truncation", std::ssize(kPrices), "candidates");
+    CandidateJudge judge(model, held_out, scratch, exec);
+    double least = std::numeric_limits<double>::infinity();
+    for (const double tried : kPrices) {
+      const double kl = judge.Divergence(compressor.Compress(tried));
+      if (kl < least) {
+        least = kl;
+        price = tried;
+      }
+      progress.Tick();
+    }
+    figures.emplace_back("KL on held-out calibration text, nats per token",
+                         fmt::format("{:.5f}", least));
+  }
+  CompressionResult result = compressor.Compress(price);
+  const double loss = result.compression.predicted_loss;
+  figures.emplace_back("price of truncation over noise", fmt::format("{:g}", price));
+  figures.emplace_back("predicted rise of the loss, nats per token (perplexity)",
+                       fmt::format("{:.5f} ({:+.2f} %)", loss, 100 * std::expm1(loss)));
+  return result;
+}
+
+}  // namespace palu::cli

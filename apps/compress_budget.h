@@ -1,0 +1,46 @@
+// The part of `palu compress` that belongs to --budget.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "compress/budget_pipeline.h"
+#include "format/model_card.h"
+
+namespace palu::cli {
+
+struct BudgetCommand {
+  std::optional<double> bits;  // per element; none: the published method
+  BudgetCompressOptions options;
+  std::string latents = "auto", weighting = "two-sided";
+  std::optional<double> truncation_price;
+  bool no_centering = false;
+  int64_t held_out_windows = 8;
+
+  // With what other options of the command say.
+  BudgetCompressOptions Resolve(int64_t group_size, std::optional<DType> factor_dtype) const;
+};
+
+// Adds the options to `palu compress`, which has those of the published method already.
+void AddBudget(CLI::App& command, BudgetCommand& budget);
+
+// Text that calibration did not see.
+struct HeldOutText {
+  std::vector<TokenId> ids;
+  int64_t seqlen = 0;
+};
+
+// Compresses to the budget. Where no price of truncation is given and held-out text is there, those
+// of kPrices are tried and the one whose model diverges least from the dense model on it is taken;
+// candidates are written to and removed from `scratch`. Appends what was found to `figures`.
+CompressionResult CompressToBudget(const BudgetCommand& budget, const Model& model,
+                                   const CalibrationStats& stats,
+                                   const BudgetCompressOptions& options,
+                                   const HeldOutText& held_out,
+                                   const std::filesystem::path& scratch, const Exec& exec,
+                                   Figures& figures);
+
+}  // namespace palu::cli

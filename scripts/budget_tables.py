@@ -1,0 +1,130 @@
+#!/usr/bin/env python3
+"""Compresses the two wiki models to budgets of bits and prints what is lost, as Markdown tables:
+the targets' budgets, and every idea of the search alone and removed from the whole.
+
+    scripts/budget_tables.py [--palu build/release/palu] [--work out/budget] [--only wiki-7m-mha]
+                             [--rows REGEX] [--windows N]
+
+Calibration runs once per model, on the first 64 windows of data/calib_mix.txt. Perplexity is that
+of WikiText-2 (test) and of the last quarter of calib_mix.txt, which no calibration sees, at 2048
+tokens; with --windows of the first N windows of each. Rises are over the dense model, KL is
+KL(dense || compressed) per token of the held-out text. Options without a price of truncation take
+the usual one, for the statistics alone hold no text to measure it on; the budgets measure it.
+"""
+import argparse
+import json
+import math
+import pathlib
+import re
+import shutil
+import subprocess
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+BUDGETS = [8.0, 2.2, 1.5, 1.0]
+SEPARATE = ["--latents", "separate"]
+INPUTS = ["--weighting", "inputs"]
+ABLATIONS = [  # label, options; at 1.5 and 1.0 bits
+    ("without shared latents", SEPARATE),
+    ("without output weighting", INPUTS),
+    ("without centering", ["--no-centering"]),
+    ("gradients damped by 0.001 only", ["--damping", "0.001"]),
+    ("tiers of 4 and 3 bits only", ["--tier-bits", "4,3"]),
+    ("one number of bits: 3", ["--tier-bits", "3"]),
+    ("tiers in blocks of 32", ["--tier-block", "32"]),
+    ("truncation at the price of noise", ["--truncation-price", "1"]),
+    ("none of these: separate, input-weighted, not centered, 3 bits",
+     SEPARATE + INPUTS + ["--no-centering", "--tier-bits", "3", "--truncation-price", "1"]),
+    ("only shared latents",
+     INPUTS + ["--no-centering", "--tier-bits", "3", "--truncation-price", "1"]),
+    ("only output weighting",
+     SEPARATE + ["--no-centering", "--tier-bits", "3", "--truncation-price", "1"]),
+    ("only centering", SEPARATE + INPUTS + ["--tier-bits", "3", "--truncation-price", "1"]),
+    ("only tiers of bits",
+     SEPARATE + INPUTS + ["--no-centering", "--truncation-price", "1"]),
+]
+
+
+def model_directory(name):
+    """In the repository, or beside it for the model that is too large for it."""
+    for directory in (ROOT / "models" / name, ROOT.parent / "shared" / "models" / name):
+        if directory.exists():
+            return directory
+    return None
+
+
+class Palu:
+    def __init__(self, program):
+        self.program = program
+
+    def run(self, *arguments):
+        command = [str(self.program), *map(str, arguments), "--quiet"]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+    def compare(self, dense, model, text, windows):
+        return json.loads(self.run("kl", dense, model, "--text", text, "--windows", windows,
+                                   "--json"))
+
+
+def rows(calib):
+    for budget in BUDGETS:
+        yield f"{budget:g} bits", ["--budget", budget, "--calib", calib]
+    for budget in (1.5, 1.0):
+        for label, options in ABLATIONS:
+            yield f"{budget:g} bits, {label}", ["--budget", budget, *options]
+
+
+def measure(palu, source, stats, out, options, texts, windows):
+    palu.run("compress", source, out, "--force", "--stats", stats, *options)
+    inspected = json.loads(palu.run("inspect", out, "--json"))
+    results = [palu.compare(source, out, text, windows) for text in texts]
+    shutil.rmtree(out)
+    return inspected, results
+
+
+def rise(result):
+    return 100 * (result["compressed_perplexity"] / result["dense_perplexity"] - 1)
+
+
+def table(palu, work, name, wanted, windows):
+    source = model_directory(name)
+    if source is None:
+        print(f"\n{name}: the model is not here; skipped\n")
+        return
+    calib = ROOT / "data/calib_mix.txt"
+    text = calib.read_text(encoding="utf-8")
+    held_out = work / "held_out.txt"
+    held_out.write_text(text[3 * len(text) // 4:], encoding="utf-8")
+    texts = [ROOT / "data/wikitext2_test.txt", held_out]
+    stats = work / f"{name}.two_sided.safetensors"
+    palu.run("compress", source, work / "calibrated", "--force", "--budget", 2, "--stats", stats,
+             "--calib", calib)
+    print(f"\n## {name}\n")
+    print("| setting | bits/element | predicted rise | WikiText-2 | held-out text | KL |")
+    print("|---|---|---|---|---|---|", flush=True)
+    for label, options in rows(calib):
+        if not re.search(wanted, label):
+            continue
+        inspected, results = measure(palu, source, stats, work / name, options, texts, windows)
+        print(f"| {label} | {inspected['kv_cache']['bits_per_element']:.3f} "
+              f"| {100 * math.expm1(inspected['predicted_loss']):.2f} % "
+              f"| {rise(results[0]):+.2f} % | {rise(results[1]):+.2f} % "
+              f"| {results[1]['kl_mean']:.5f} |", flush=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--palu", type=pathlib.Path, default=ROOT / "build/release/palu")
+    parser.add_argument("--work", type=pathlib.Path, default=ROOT / "out/budget")
+    parser.add_argument("--only", choices=["wiki-7m-mha", "wiki-18m-gqa"])
+    parser.add_argument("--rows", default="", help="regular expression on the setting")
+    parser.add_argument("--windows", type=int, default=0, help="of each text; 0: all")
+    options = parser.parse_args()
+    options.work.mkdir(parents=True, exist_ok=True)
+    for name in ("wiki-7m-mha", "wiki-18m-gqa"):
+        if options.only in (None, name):
+            table(Palu(options.palu), options.work, name, options.rows, options.windows)
+
+
+if __name__ == "__main__":
+    main()

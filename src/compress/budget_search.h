@@ -1,0 +1,55 @@
+// One allocation of a budget of bits over all layers: which latents are stored, and at how many
+// bits (reverse water-filling over discrete quantisers).
+//
+// A unit is one latent vector of a token: a group's keys, its values, or both from one latent. Its
+// components, sorted by energy (two_sided.h), are cut into blocks; every block takes a number of
+// bits, none above that of the block before it; neighbouring blocks with equal bits form a tier.
+#pragma once
+
+#include <span>
+#include <vector>
+
+#include "ops/latent_quantization.h"
+
+namespace palu {
+
+// Energies of a unit's latents, descending, in units of twice the loss per token.
+using LatentEnergies = std::vector<double>;
+
+// A group of KV heads can store its keys and values as two units or as one.
+struct GroupChoices {
+  LatentEnergies separate_k, separate_v, shared;
+};
+
+struct BudgetOptions {
+  double bits_per_token = 0;          // codes and scales of all layers together
+  std::vector<int> bits{8, 4, 3, 2};  // that a tier may have, descending
+  int64_t block = 16;                 // latents; a multiple of kTierMultiple
+  // What a discarded latent costs over what noise of the same energy costs: errors of truncation
+  // are functions of the token and do not average out in attention.
+  double truncation_price = 1;
+  bool allow_shared = true, allow_separate = true;
+};
+
+struct GroupPlan {
+  bool shared = false;
+  std::vector<LatentTier> k, v;  // of the shared latent: in k
+};
+
+struct BudgetPlan {
+  std::vector<std::vector<GroupPlan>> layers;  // [layers][groups]
+  double bits_per_token = 0;
+  double predicted_loss = 0;  // rise of the loss per token, nats
+};
+
+// Mean squared error of a tier's quantiser over the energy of a latent, normally distributed.
+double QuantizerDistortion(int bits);
+
+// The plan of least predicted loss that a Lagrange multiplier reaches within the budget. Groups of
+// a layer choose alike between shared and separate latents, for a model has one down-projection per
+// layer and side. Every unit stores at least one block. Throws Error when even that exceeds the
+// budget, saying the least one that fits.
+BudgetPlan SearchBudget(std::span<const std::vector<GroupChoices>> layers,
+                        const BudgetOptions& options);
+
+}  // namespace palu

@@ -1,0 +1,141 @@
+#include "compress/budget_search.h"
+
+#include <cmath>
+#include <functional>
+#include <numeric>
+
+#include "testing.h"
+
+namespace palu {
+namespace {
+
+using testing::ErrorOf;
+
+LatentEnergies Decaying(int64_t width, double first, double rate) {
+  LatentEnergies energies;
+  for (int64_t i = 0; i < width; ++i) {
+    energies.push_back(first * std::exp(-rate * static_cast<double>(i)));
+  }
+  return energies;
+}
+
+std::vector<std::vector<GroupChoices>> TwoLayers() {
+  return {{{Decaying(64, 1.0, 0.05), Decaying(64, 3.0, 0.01), Decaying(96, 3.5, 0.02)}},
+          {{Decaying(64, 0.2, 0.20), Decaying(64, 0.5, 0.03), Decaying(96, 0.6, 0.08)}}};
+}
+
+double BitsOf(const std::vector<LatentTier>& tiers) {
+  double bits = 0;
+  for (const LatentTier& tier : tiers) bits += static_cast<double>(8 + tier.bits * tier.width);
+  return bits;
+}
+
+// What a unit loses under tiers, from the definition.
+double LossOf(const LatentEnergies& energies, const std::vector<LatentTier>& tiers, double price) {
+  double loss = 0;
+  size_t at = 0;
+  for (const LatentTier& tier : tiers) {
+    for (int64_t i = 0; i < tier.width; ++i) {
+      loss += energies[at++] * QuantizerDistortion(tier.bits);
+    }
+  }
+  for (; at < energies.size(); ++at) loss += energies[at] * price;
+  return loss / 2;
+}
+
+TEST(SearchBudget, CountsWhatItStoresAndLoses) {
+  const auto layers = TwoLayers();
+  for (const double budget : {300.0, 500.0, 900.0, 4000.0}) {
+    const BudgetPlan plan =
+        SearchBudget(layers, {.bits_per_token = budget, .truncation_price = 1.5});
+    double bits = 0, loss = 0;
+    for (size_t l = 0; l < layers.size(); ++l) {
+      const GroupPlan& group = plan.layers[l][0];
+      bits += BitsOf(group.k) + BitsOf(group.v);
+      loss += group.shared ? LossOf(layers[l][0].shared, group.k, 1.5)
+                           : LossOf(layers[l][0].separate_k, group.k, 1.5) +
+                                 LossOf(layers[l][0].separate_v, group.v, 1.5);
+      EXPECT_TRUE(group.shared ? group.v.empty() : !group.v.empty());
+    }
+    EXPECT_DOUBLE_EQ(plan.bits_per_token, bits);
+    EXPECT_LE(bits, budget);
+    EXPECT_NEAR(plan.predicted_loss, loss, 1e-12 * loss);
+  }
+}
+
+TEST(SearchBudget, MoreBitsLoseLess) {
+  const auto layers = TwoLayers();
+  double before = INFINITY;
+  for (double budget = 250; budget < 2000; budget += 50) {
+    const double loss = SearchBudget(layers, {.bits_per_token = budget}).predicted_loss;
+    EXPECT_LE(loss, before) << budget;
+    before = loss;
+  }
+}
+
+// Against all monotone tables of one unit: a Lagrange multiplier reaches the lower convex hull, so
+// at the bits that the plan spends nothing can lose less.
+TEST(SearchBudget, NoTableOfTheSameBitsLosesLess) {
+  const LatentEnergies k = Decaying(64, 1.0, 0.06), v(16, 1e-9);
+  const std::vector<std::vector<GroupChoices>> layers{{{k, v, Decaying(80, 1, 0.1)}}};
+  const BudgetPlan plan = SearchBudget(layers, {.bits_per_token = 250, .allow_shared = false});
+  const double spent = BitsOf(plan.layers[0][0].k), loss = LossOf(k, plan.layers[0][0].k, 1);
+  int64_t tables = 0;
+  const std::vector<int> choices{8, 4, 3, 2, 0};
+  std::vector<int> bits;
+  const std::function<void(size_t)> extend = [&](size_t first) {
+    if (bits.size() == 4) {
+      std::vector<LatentTier> tiers;
+      for (const int b : bits) {
+        if (b == 0) continue;
+        if (tiers.empty() || tiers.back().bits != b) tiers.push_back({0, b});
+        tiers.back().width += 16;
+      }
+      ++tables;
+      if (BitsOf(tiers) > spent) return;
+      EXPECT_GE(LossOf(k, tiers, 1), loss * (1 - 1e-12));
+      return;
+    }
+    for (size_t c = first; c < choices.size(); ++c) {
+      bits.push_back(choices[c]);
+      extend(c);
+      bits.pop_back();
+    }
+  };
+  extend(0);
+  EXPECT_EQ(tables, 70);  // multisets of 4 from 5
+}
+
+TEST(SearchBudget, SharesWhereThatLosesLess) {
+  const auto layers = TwoLayers();
+  const auto loss = [&](bool shared, bool separate) {
+    return SearchBudget(layers,
+                        {.bits_per_token = 600, .allow_shared = shared, .allow_separate = separate})
+        .predicted_loss;
+  };
+  EXPECT_LE(loss(true, true), std::min(loss(true, false), loss(false, true)));
+}
+
+TEST(SearchBudget, TiersAreMultiplesOfTheBlockAndBitsFall) {
+  const BudgetPlan plan = SearchBudget(TwoLayers(), {.bits_per_token = 700, .block = 32});
+  for (const auto& groups : plan.layers) {
+    for (const auto* tiers : {&groups[0].k, &groups[0].v}) {
+      for (size_t t = 0; t < tiers->size(); ++t) {
+        EXPECT_EQ((*tiers)[t].width % 32, 0);
+        if (t == 0) continue;
+        EXPECT_LT((*tiers)[t].bits, (*tiers)[t - 1].bits);
+      }
+    }
+  }
+}
+
+TEST(SearchBudget, RefusesWhatCannotBe) {
+  const auto layers = TwoLayers();
+  EXPECT_NE(ErrorOf([&] { SearchBudget(layers, {.bits_per_token = 50}); }).find("or more"),
+            std::string::npos);
+  EXPECT_EQ(ErrorOf([&] { SearchBudget(layers, {.bits_per_token = 500, .block = 24}); }),
+            "tier block: expected a multiple of 16, found 24");
+}
+
+}  // namespace
+}  // namespace palu
