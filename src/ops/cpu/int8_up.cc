@@ -65,7 +65,7 @@ void CodeTile::Resize(const LatentQuantization& quantization, int64_t page_width
 void CodeTile::Load(const LatentQuantization& quantization, const PackedRows& rows, int64_t at,
                     int64_t tokens) {
   UnpackCodes(quantization, rows, tokens, codes.data() + at * width);
-  if (runs == 1) {  // one after the other, as in the tile
+  if (runs == 1 && !quantization.mid_rise) {  // one after the other, as in the tile
     float* zero = zeros.data() + at;
     ToFloat(rows.scales, DType::kF16, tokens, scales.data() + at);
     if (rows.zeros == nullptr) {
