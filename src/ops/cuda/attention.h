@@ -92,7 +92,8 @@ void PackUp(const void* up, int32_t heads_per_page, int32_t head_dim, int32_t wi
             cudaStream_t stream);
 
 // U of a page of keys for decode attention by the frequency split, for `queries` query heads per KV
-// head. The bytes for a page, the same for all of a layer; 0 where that kernel does not take the keys.
+// head. The bytes for a page, the same for all of a layer; 0 where that kernel does not take the
+// keys.
 int64_t SplitUpBytes(const ProjectionView& keys, int32_t head_dim, int32_t queries);
 // page.up is set and of F16.
 void PackSplitUp(const ProjectionView& keys, const PageView& page, int32_t head_dim,
@@ -107,8 +108,8 @@ bool SupportsDecode(const AttentionView& layer);
 // Whether keys are not rebuilt but met by rows made from the queries (split_plan.h).
 bool DecodesSplit(const AttentionView& layer);
 
-// Bytes of scratch that DecodeAttention needs for up to `count` sequences that together have at most
-// `blocks` blocks of 64 tokens.
+// Bytes of scratch that DecodeAttention needs for up to `count` sequences that together have at
+// most `blocks` blocks of 64 tokens.
 size_t DecodeWorkspaceBytes(const AttentionView& layer, int32_t count, int64_t blocks);
 
 // q: [count, heads*d] float after RoPE, rows q_stride elements apart. out: [count, heads*d] of

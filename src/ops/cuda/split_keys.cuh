@@ -126,7 +126,8 @@ __device__ inline void MultiplyKeys(uint32_t stage, const OperandB& fast, const 
                                     const uint32_t (&offsets)[2], RowSums<Form, kBits>& sums) {
   constexpr int kSteps = ChunkSteps(kBits);
   constexpr int kFastRows = Form::kForm.fast_rows(), kSlowRows = Form::kForm.slow_rows();
-  // Operands are under way while the next ones are made; with all sums of 256 rows there is no room.
+  // Operands are under way while the next ones are made; with all sums of 256 rows there is no
+  // room.
   constexpr int kBuffers = kFastRows + kSlowRows > 224 ? 1 : 2;
   uint32_t a[kBuffers][kSteps][4];
 #pragma unroll

@@ -28,7 +28,6 @@ class RopeTables {
 
 // The layer and the tables behind `rope` and `split` outlive the view.
 AttentionView MakeAttentionView(const ModelConfig& config, const DeviceLayer& layer,
-                                const RopeView& rope, const SplitView& split,
-                                bool batch_invariant);
+                                const RopeView& rope, const SplitView& split, bool batch_invariant);
 
 }  // namespace palu::cuda

@@ -58,8 +58,8 @@ class DeviceAttention {
     const auto device_q = ToDevice(q);
     const int64_t bytes = count * width * static_cast<int64_t>(SizeOf(out_dtype));
     const auto out = Poison(bytes);
-    const auto workspace = Poison(static_cast<int64_t>(cuda::DecodeWorkspaceBytes(
-        view, count, count * static_cast<int64_t>(stride))));
+    const auto workspace = Poison(static_cast<int64_t>(
+        cuda::DecodeWorkspaceBytes(view, count, count * static_cast<int64_t>(stride))));
     cuda::DecodeAttention(view,
                           {device_table.data(), static_cast<int32_t>(stride), device_lengths.data(),
                            device_positions.data(), count},
