@@ -6,12 +6,13 @@
 #ifndef __clang__  // GCC 12 warns of its own headers: intrinsics start from an undefined register
 #pragma GCC diagnostic ignored "-Wuninitialized"
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#define PALU_WIDTH ",prefer-vector-width=512"
+#else  // clang has no such target, and whole vectors are what the code asks for
+#define PALU_WIDTH ""
 #endif
 
-#define PALU_TARGET                                                    \
-  __attribute__((                                                      \
-      target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma," \
-             "prefer-vector-width=512")))
+#define PALU_TARGET \
+  __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma" PALU_WIDTH)))
 
 namespace palu::cpu {
 namespace {

@@ -59,7 +59,7 @@ LaneSplit::LaneSplit(FrequencySplit chosen, std::span<const double> frequencies)
       const double frequency = frequencies[static_cast<size_t>(split.exact_pairs + f)];
       const std::complex<double> c =
           split.Coefficients(j)[f] *
-          std::polar(1.0, frequency * static_cast<double>(split.block_tokens / 2));
+          std::polar(1.0, frequency * 0.5 * static_cast<double>(split.block_tokens));
       re(j, f) = static_cast<float>(c.real());
       im(j, f) = static_cast<float>(c.imag());
     }

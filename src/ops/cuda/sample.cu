@@ -155,7 +155,6 @@ __device__ uint64_t MassUpTo(const Row& row, const Place& last, double min_p) {
 
 // The index of the place's token.
 __device__ int32_t IndexOf(const Row& row, const Place& place) {
-  __shared__ int32_t result;
   const int thread = static_cast<int>(threadIdx.x), lane = thread % 32;
   if (place.ties == 1) {
     int32_t first = row.n;
@@ -165,6 +164,7 @@ __device__ int32_t IndexOf(const Row& row, const Place& place) {
     return BlockReduce(first, row.n, [](int32_t a, int32_t b) { return min(a, b); });
   }
   __shared__ int counts[kWarps];
+  int32_t found = -1;  // by one thread
   uint64_t seen = 0;
   for (int begin = 0; begin < row.n && seen < place.ties; begin += kThreads) {
     const int i = begin + thread;
@@ -177,10 +177,10 @@ __device__ int32_t IndexOf(const Row& row, const Place& place) {
       seen += static_cast<uint64_t>(counts[w]);
     }
     const auto earlier = static_cast<uint64_t>(__popc(same & ((1u << lane) - 1)));
-    if ((same >> lane & 1) != 0 && before + earlier + 1 == place.ties) result = i;
+    if ((same >> lane & 1) != 0 && before + earlier + 1 == place.ties) found = i;
     __syncthreads();
   }
-  return result;
+  return BlockReduce(found, int32_t{-1}, [](int32_t a, int32_t b) { return max(a, b); });
 }
 
 __device__ inline uint64_t AtLeastOne(double x) { return x < 1 ? 1 : static_cast<uint64_t>(x); }
