@@ -19,7 +19,8 @@ import re
 import shutil
 import subprocess
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+from reproduce import ROOT, model_directory
+
 BUDGETS = [8.0, 2.2, 1.5, 1.0]
 SEPARATE = ["--latents", "separate"]
 INPUTS = ["--weighting", "inputs"]
@@ -42,14 +43,6 @@ ABLATIONS = [  # label, options; at 1.5 and 1.0 bits
     ("only tiers of bits",
      SEPARATE + INPUTS + ["--no-centering", "--truncation-price", "1"]),
 ]
-
-
-def model_directory(name):
-    """In the repository, or beside it for the model that is too large for it."""
-    for directory in (ROOT / "models" / name, ROOT.parent / "shared" / "models" / name):
-        if directory.exists():
-            return directory
-    return None
 
 
 class Palu:

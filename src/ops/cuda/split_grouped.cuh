@@ -24,6 +24,10 @@ __device__ inline uint32_t Halves(float low, float high) {
   const __half2 x = __floats2half2_rn(low, high);
   return reinterpret_cast<const uint32_t&>(x);
 }
+__device__ inline void Clear(float (&scores)[2][4]) {
+#pragma unroll
+  for (int i = 0; i < 8; ++i) scores[i / 4][i % 4] = 0;
+}
 __device__ inline Fragment LoadFragment(uint32_t shared) {
   Fragment f;
   asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];\n" : "=r"(f.x), "=r"(f.y) : "r"(shared));
@@ -42,11 +46,7 @@ __device__ inline void ScoreKeys(const RowSums<Grouped<kHeads>, kBits>& sums,
   constexpr int kTilesOfHead = kForm.pairs / 4, kTerms = kForm.terms;
   constexpr int kSteps = kFastSteps<kHeads>;
   constexpr uint32_t kFragments = 32 * sizeof(Fragment);
-#pragma unroll
-  for (int t = 0; t < 2; ++t) {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) scores[t][i] = 0;
-  }
+  Clear(scores);
 #pragma unroll
   for (int s = 0; s < kForm.fast_rows() / 16; ++s) {
     uint32_t a[4];
@@ -107,11 +107,7 @@ __device__ inline void ScoreBias(const Waves<kPairs>& waves, uint32_t phi, uint3
                                  uint32_t slow, int c, float (&scores)[2][4]) {
   static_assert(kPairs / 4 == 2 * kBiasSteps - 1 && kTerms == 6);
   constexpr uint32_t kPart = 2 * kBiasSteps * 32 * sizeof(Fragment), kSlowPart = 2 * 32 * 4;
-#pragma unroll
-  for (int t = 0; t < 2; ++t) {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) scores[t][i] = 0;
-  }
+  Clear(scores);
 #pragma unroll
   for (int s = 0; s < kBiasSteps; ++s) {
     uint32_t high[4], low[4];
