@@ -22,8 +22,8 @@ int64_t RoundUp(int64_t n) { return (n + 127) / 128 * 128; }
 struct SplitWorkspace {
   int64_t states = 0, fast = 0, slow = 0, bytes = 0;
 
-  SplitWorkspace(const AttentionView& layer, const SplitPlan& plan, int32_t count, int64_t blocks) {
-    const int64_t partials = int64_t{count} * plan.splits;
+  SplitWorkspace(const AttentionView& layer, const SplitPlan& plan, int64_t partials, int32_t count,
+                 int64_t blocks) {
     states = SumsBytes(layer, partials);
     fast = RoundUp(states + partials * layer.heads * static_cast<int64_t>(sizeof(float2)));
     slow = RoundUp(fast + FastWorkspace(plan, count));
@@ -34,7 +34,8 @@ struct SplitWorkspace {
 void DecodeSplit(const AttentionView& layer, const SequencesView& sequences, const SplitPlan& plan,
                  const float* q, int64_t q_stride, void* workspace, DType out_dtype, void* out,
                  cudaStream_t stream) {
-  const SplitWorkspace at(layer, plan, sequences.count, 0);
+  const int32_t count = sequences.count;
+  const SplitWorkspace at(layer, plan, int64_t{count} * plan.splits, count, 0);
   auto* bytes = static_cast<std::byte*>(workspace);
   DecodePlan merged;
   merged.unit_heads = plan.form.heads;
@@ -77,12 +78,13 @@ bool DecodesSplit(const AttentionView& layer) { return PlanSplit(layer, 1).chunk
 
 size_t DecodeWorkspaceBytes(const AttentionView& layer, int32_t count, int64_t blocks) {
   if (IsPlain(layer)) return PlainDecodeWorkspaceBytes(layer, count);
-  if (DecodesSplit(layer)) {
-    int64_t most = 0;  // fewer sequences may be cut more often
-    for (int32_t n = 1; n <= count; ++n) {
-      most = std::max(most, SplitWorkspace(layer, PlanSplit(layer, n), n, blocks).bytes);
-    }
-    return static_cast<size_t>(most);
+  if (const SplitPlan plan = PlanSplit(layer, count); plan.chunks > 0) {
+    // Fewer sequences may have more splits, but never more than fill the device twice.
+    const int64_t partials =
+        layer.batch_invariant
+            ? int64_t{count} * plan.splits
+            : std::max<int64_t>(count, 2 * int64_t{plan.multiprocessors} / plan.units);
+    return static_cast<size_t>(SplitWorkspace(layer, plan, partials, count, blocks).bytes);
   }
   const int64_t partials = MaxPartials(layer, count);
   return static_cast<size_t>(SumsBytes(layer, partials) +
