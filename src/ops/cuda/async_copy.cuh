@@ -46,6 +46,17 @@ __device__ inline void FenceBarrierInit() {
   asm volatile("fence.mbarrier_init.release.cluster;\n" ::: "memory");
 }
 
+// True in one lane of a warp that all lanes are in.
+__device__ inline bool ElectLane() {
+  int elected;
+  asm volatile(
+      "{\n.reg .pred p;\n"
+      "elect.sync _|p, 0xFFFFFFFF;\n"
+      "selp.s32 %0, 1, 0, p;\n}\n"
+      : "=r"(elected));
+  return elected != 0;
+}
+
 // Copies a multiple of 16 bytes, both ends aligned to 16, as one transaction of `barrier`.
 __device__ inline void CopyBulk(void* shared, const void* global, uint32_t bytes,
                                 PhaseBarrier& barrier) {

@@ -9,17 +9,20 @@
 #include <algorithm>
 
 #include "ops/cuda/async_copy.cuh"
+#include "ops/cuda/launch_early.cuh"
 #include "ops/cuda/rope_angle.cuh"
 #include "ops/cuda/split_blocks.cuh"
 #include "ops/cuda/split_slots.cuh"
+#include "ops/cuda/wgmma.cuh"
 #include "tensor/cuda/check.h"
 
 namespace palu::cuda {
 namespace {
 
-constexpr int kThreads = 128;
-constexpr int kMaxBlocks = 32;  // of T tokens that a thread block makes W for
-constexpr int kTileRows = 16;   // of W, of a warp at a time
+constexpr int kThreads = 256, kWarps = kThreads / 32;
+constexpr int kGroupThreads = 128, kGroups = kThreads / kGroupThreads;  // warpgroups
+constexpr int kTileRows = 64;   // of W, of a warpgroup at a time
+constexpr int kMaxBlocks = 32;  // of T tokens whose phases are held at a time
 constexpr float kLog2E = 1.44269504088896340736f;
 
 // Largest entry of W: bytes use their whole range, fp16 stays far from its limit.
@@ -34,13 +37,20 @@ struct Shapes {
   static constexpr int kRows = kQueries * kTerms;         // of a KV head in a block
   static constexpr int kDepth = SlowDepth(kDim, kPairs);  // of the product
   static constexpr int kSlots = kChunks * ChunkSteps(kBits) * 32 / RowElementBytes(kBits);
-  static constexpr int kStride = kSlots + 8;            // of a staged row of U
   static constexpr int kPasses = (kSlots + 255) / 256;  // over the columns
   static constexpr int kTiles = kSlots / 8 / kPasses;   // of 8 columns, of a pass
   static constexpr int kFactors = kDepth / 2 + 4;       // of a row; rows start in different banks
-  static_assert(kSlots % (kPasses * 64) == 0 && kTerms % 2 == 0);
+  // Heads of q and KV heads that a thread block needs: scales of fast rows are a page's.
+  static constexpr int kNeeded = kForm.grouped ? kQueries : kSplitPageHeads;
+  static constexpr int kKvHeads = kForm.grouped ? 1 : kSplitPageHeads;
+  static_assert(kSlots % (kPasses * 64) == 0 && kTerms % 2 == 0 && kQueries <= kWarps);
   struct Shared {
-    __half up[kDepth * kStride];             // as PackSplitUp orders it
+    __half up[kDepth * kSlots];  // as PackSplitUp orders it
+    PhaseBarrier up_full;
+    float q[kNeeded * kDim];                 // of the queries; zero where there is none
+    float bounds[kKvHeads * kHalf];          // as PackSplitUp writes them
+    float2 coefficients[kTerms * kSlow];     // c_jf
+    float scales[kPairs];                    // of rows of U; grouped only
     float2 phases[kMaxBlocks * kDepth / 2];  // e^{i theta_f p0}
     float2 factors[kRows * kFactors];        // c_jf conj(q_f) / largest
     float largest[kQueries];
@@ -52,11 +62,10 @@ struct Shapes {
   };
 };
 
-// Absorbed: what a head's whole score is scaled by.
+// Absorbed: what a head's whole score is scaled by; by one warp.
 template <class S>
 __device__ void ScaleHead(const float* q, const float* bounds, int head, typename S::Shared& s) {
   const int lane = Lane();
-  if (threadIdx.x >= 32) return;
   float sum = 0;
   for (int f = lane; f < S::kPairs; f += 32) {
     const float x = q[f], y = q[f + S::kHalf];
@@ -70,18 +79,19 @@ __device__ void ScaleHead(const float* q, const float* bounds, int head, typenam
 // Absorbed: scales of the unit's fast rows. An entry is scales.pairs[f] * scales.heads[h] times a
 // number of at most kLargest, since |q_f| max_i |U_f,i| bounds both rows of a pair.
 template <int kBits, class S>
-__device__ void ScaleFastRows(const float* q, const float* bounds, typename S::Shared& s) {
-  const int t = static_cast<int>(threadIdx.x);
-  for (int head = 0; head < kSplitPageHeads; ++head) {
-    ScaleHead<S>(q + head * 2 * S::kHalf, bounds + head * S::kHalf, head, s);
+__device__ void ScaleFastRows(typename S::Shared& s) {
+  const int t = static_cast<int>(threadIdx.x), warp = t / 32;
+  if (warp < kSplitPageHeads) {
+    ScaleHead<S>(s.q + warp * 2 * S::kHalf, s.bounds + warp * S::kHalf, warp, s);
   }
   __syncthreads();
   if (t < S::kPairs) {
     float most = 0;
+#pragma unroll
     for (int head = 0; head < kSplitPageHeads; ++head) {
-      const float* from = q + head * 2 * S::kHalf + t;
+      const float* from = s.q + head * 2 * S::kHalf + t;
       const float x = from[0], y = from[S::kHalf];
-      most = fmaxf(most, sqrtf(x * x + y * y) * bounds[head * S::kHalf + t] / s.heads[head]);
+      most = fmaxf(most, sqrtf(x * x + y * y) * s.bounds[head * S::kHalf + t] / s.heads[head]);
     }
     s.pairs[t] = most > 0 ? most / kLargest<kBits> : 1.0f;
   }
@@ -107,6 +117,16 @@ __device__ void StoreRow(std::byte* rows, int count, int row, const SlotPairs<kB
   }
 }
 
+// Zeros in `own` of the `count` rows from `first` on, `bytes` each.
+__device__ inline void ClearRows(std::byte* out, int count, int first, int own, int bytes) {
+  for (int i = static_cast<int>(threadIdx.x); i < own * bytes / 16; i += kThreads) {
+    *reinterpret_cast<uint4*>(out + OperandByte(count, first + i % own, i / own * 16)) = {};
+  }
+  __syncthreads();
+}
+
+// A head's fast rows, by the head's thread blocks together; those of a narrow page by the first
+// alone, which clears the slots that have no latent.
 template <int kBits, class S>
 __device__ void AbsorbFast(const SplitArguments& args, const PageView& page, const float* q,
                            int head, const typename S::Shared& s, std::byte* out) {
@@ -114,7 +134,12 @@ __device__ void AbsorbFast(const SplitArguments& args, const PageView& page, con
   constexpr int kSplitHeads = kSplitPageHeads, kFastRows = S::kForm.fast_rows();
   const int units = page.width / 4, rows = 2 * kSplitPairs;
   const auto* up = static_cast<const __half*>(page.up) + int64_t{head} * kDim * page.width;
-  for (int i = static_cast<int>(threadIdx.x); i < kSplitPairs * units; i += kThreads) {
+  const int t = static_cast<int>(threadIdx.x), block = static_cast<int>(blockIdx.x);
+  const bool narrow = page.width < S::kSlots;
+  if (narrow && block != 0) return;
+  if (narrow) ClearRows(out, kFastRows, head * rows, rows, args.plan.steps * 32);
+  const int step = narrow ? kThreads : static_cast<int>(gridDim.x) * kThreads;
+  for (int i = block * kThreads + t; i < kSplitPairs * units; i += step) {
     const int pair = i % kSplitPairs, latent = i / kSplitPairs * 4;
     const float scale = 1 / (s.pairs[pair] * s.heads[head]);
     const float x = q[pair] * scale, y = q[pair + kHalf] * scale;
@@ -131,7 +156,7 @@ __device__ void AbsorbFast(const SplitArguments& args, const PageView& page, con
     StoreRow<kBits>(out, kFastRows, head * rows + 2 * pair + 1, slots, b);
   }
   auto* scales = reinterpret_cast<FastScales*>(out + args.plan.steps * 32 * kFastRows);
-  const int t = static_cast<int>(threadIdx.x);
+  if (block != 0) return;
   if (head == 0 && t < kSplitPairs) scales->pairs[t] = s.pairs[t];
   // Codes of 8 bits are multiplied as fp16 numbers of 2^-24.
   const float unpacked = kBits == 8 ? 16777216.0f : 1.0f;
@@ -146,7 +171,7 @@ template <class S>
 __device__ void ScaleSlots(const float* q, const float* scales, const float* bounds, int queries,
                            typename S::Shared& s) {
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = Lane();
-  for (int i = warp; i < S::kQueries; i += kThreads / 32) {
+  for (int i = warp; i < S::kQueries; i += kWarps) {
     float most = 0, sum = 0;
     for (int f = lane; f < S::kHalf && i < queries; f += 32) {
       const float x = q[i * 2 * S::kHalf + f], y = q[i * 2 * S::kHalf + f + S::kHalf];
@@ -171,7 +196,7 @@ __device__ void ScaleSlots(const float* q, const float* scales, const float* bou
 template <class S>
 __device__ void ScaleBiases(const float* q, const float* bias, int queries, typename S::Shared& s) {
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = Lane();
-  for (int i = warp; i < S::kQueries; i += kThreads / 32) {
+  for (int i = warp; i < S::kQueries; i += kWarps) {
     float most = 0, sum = 0;
     for (int f = lane; f < S::kHalf && i < queries; f += 32) {
       const float x = q[i * 2 * S::kHalf + f], y = q[i * 2 * S::kHalf + f + S::kHalf];
@@ -258,24 +283,14 @@ __device__ void StoreQueries(const SplitArguments& args, const float* q, const f
   }
 }
 
-// Zeros where narrow pages leave slots of W without a latent.
-__device__ inline void ClearRows(std::byte* out, int count, int first, int rows, int bytes) {
-  for (int i = static_cast<int>(threadIdx.x); i < rows * bytes / 16; i += kThreads) {
-    *reinterpret_cast<uint4*>(out + OperandByte(count, first + i % rows, i / rows * 16)) = {};
-  }
-  __syncthreads();
-}
-
-// Starts copying a head's rows of U of slow pairs.
+// Starts copying a head's rows of U of slow pairs; by one thread.
 template <class S>
 __device__ void StageUp(const std::byte* packed, int head, typename S::Shared& s) {
-  constexpr int kBytes = S::kDepth * S::kStride * 2;
-  const std::byte* from = packed + head * kBytes;
-  const uint32_t to = SharedAddress(s.up);
-  for (int at = static_cast<int>(threadIdx.x) * 16; at < kBytes; at += kThreads * 16) {
-    CopyAsync16(to + at, from + at, true);
-  }
-  CommitCopies();
+  constexpr uint32_t kBytes = sizeof(s.up);
+  s.up_full.Init(1);
+  FenceBarrierInit();
+  s.up_full.ArriveExpecting(kBytes);
+  CopyBulk(s.up, packed + head * kBytes, kBytes, s.up_full);
 }
 
 // (x.x + i x.y)(y.x + i y.y)
@@ -283,41 +298,76 @@ __device__ inline float2 Product(float2 x, float2 y) {
   return {x.x * y.x - x.y * y.y, x.x * y.y + x.y * y.x};
 }
 
-// Of a KV head: what of g_jf its queries give, and what blocks turn them by. Pairs that fill up the
-// depth are zero.
+// Of a KV head: what of g_jf its queries give. Pairs that fill up the depth are zero.
 template <class S>
-__device__ void MakeFactors(const AttentionView& layer, const float* q, int queries,
-                            int64_t position, int blocks, typename S::Shared& s) {
+__device__ void MakeFactors(const float* q, int queries, typename S::Shared& s) {
   constexpr int kPadded = S::kDepth / 2;
   const int t = static_cast<int>(threadIdx.x), warp = t / 32, lane = Lane();
-  for (int i = warp; i < S::kQueries; i += kThreads / 32) {
-    const float* from = q + i * 2 * S::kHalf + S::kPairs;
+  if (warp < S::kQueries) {
+    const float* from = q + warp * 2 * S::kHalf + S::kPairs;
     float most = 0;
-    for (int f = lane; f < S::kSlow && i < queries; f += 32) {
+    for (int f = lane; f < S::kSlow && warp < queries; f += 32) {
       most = fmaxf(most, fmaxf(fabsf(from[f]), fabsf(from[f + S::kHalf])));
     }
 #pragma unroll
     for (int mask = 16; mask >= 1; mask /= 2) most = fmaxf(most, __shfl_xor_sync(~0u, most, mask));
-    if (most == 0) most = 1;
-    if (lane == 0) s.largest[i] = most;
-    for (int f = lane; f < kPadded; f += 32) {
-      float2 x = {0, 0};
-      if (f < S::kSlow && i < queries) x = {from[f] / most, -from[f + S::kHalf] / most};
-#pragma unroll
-      for (int j = 0; j < S::kTerms; ++j) {
-        const float2 c = f < S::kSlow ? layer.split.coefficients[j * S::kSlow + f] : float2{0, 0};
-        s.factors[(i * S::kTerms + j) * S::kFactors + f] = Product(c, x);
-      }
-    }
+    if (lane == 0) s.largest[warp] = most > 0 ? most : 1.0f;
   }
-  const int tokens = layer.split.block_tokens;
-  for (int i = t; i < blocks * kPadded; i += kThreads) {
-    const int block = i / kPadded, f = i % kPadded;
+  __syncthreads();
+  for (int i = t; i < S::kRows * kPadded; i += kThreads) {
+    const int f = i % kPadded, row = i / kPadded, query = row / S::kTerms;
+    float2 x = {0, 0};
+    if (f < S::kSlow && query < queries) {
+      const float* from = q + query * 2 * S::kHalf + S::kPairs + f;
+      const float2 c = s.coefficients[row % S::kTerms * S::kSlow + f];
+      x = Product(c, {from[0] / s.largest[query], -from[S::kHalf] / s.largest[query]});
+    }
+    s.factors[row * S::kFactors + f] = x;
+  }
+}
+
+// What does not depend on the queries, but for U: a head's bounds, scales and coefficients.
+template <class S>
+__device__ void StageTables(const AttentionView& layer, const SplitUp& at, const std::byte* up,
+                            int in_page, typename S::Shared& s) {
+  const int first = S::kForm.grouped ? in_page : 0;
+  const auto* bounds = reinterpret_cast<const float*>(up + at.bounds) + first * S::kHalf;
+  const auto* scales = reinterpret_cast<const float*>(up + at.scales) + first * S::kPairs;
+  constexpr int kCoefficients = S::kTerms * S::kSlow, kBounds = S::kKvHeads * S::kHalf;
+  for (int i = static_cast<int>(threadIdx.x); i < max(kCoefficients, kBounds); i += kThreads) {
+    if (i < kCoefficients) s.coefficients[i] = layer.split.coefficients[i];
+    if (i < kBounds) s.bounds[i] = bounds[i];
+    if (S::kForm.grouped && i < S::kPairs) s.scales[i] = scales[i];
+  }
+}
+
+// The fast pairs' rows of U into the L2 cache.
+template <class S>
+__device__ void PrefetchFast(const PageView& page, int head) {
+  const auto* up = static_cast<const __half*>(page.up) + int64_t{head} * 2 * S::kHalf * page.width;
+  constexpr int kLine = 64;  // elements
+  const int first = static_cast<int>(blockIdx.x) * kThreads + static_cast<int>(threadIdx.x);
+  for (int i = first * kLine; i < 2 * S::kPairs * page.width;
+       i += static_cast<int>(gridDim.x) * kThreads * kLine) {
+    const int member = i / (S::kPairs * page.width);  // of the pairs
+    const __half* at = up + i + member * (S::kHalf - S::kPairs) * page.width;
+    asm volatile("prefetch.global.L2 [%0];\n" ::"l"(at));
+  }
+}
+
+// What blocks, the first of them around `middle`, turn slow pairs by.
+template <class S>
+__device__ void MakePhases(const AttentionView& layer, int64_t middle, int blocks,
+                           typename S::Shared& s) {
+  constexpr int kPadded = S::kDepth / 2;
+  for (int i = static_cast<int>(threadIdx.x); i < blocks * kPadded; i += kThreads) {
+    const int64_t block = i / kPadded;
+    const int f = i % kPadded;
     if (f >= S::kSlow) {
       s.phases[i] = {0, 0};
       continue;
     }
-    const double turns = static_cast<double>(position + int64_t{block} * tokens + tokens / 2) *
+    const double turns = static_cast<double>(middle + block * layer.split.block_tokens) *
                          layer.rope.turns[S::kPairs + f];
     sincospif(static_cast<float>(2 * (turns - rint(turns))), &s.phases[i].y, &s.phases[i].x);
   }
@@ -330,46 +380,36 @@ __device__ inline uint32_t Turned(float2 factor, float2 phase) {
   return reinterpret_cast<const uint32_t&>(x);
 }
 
-// A lane's part of 16 rows of W, columns of `pass`: rows `at` (two of them) and kTiles tiles.
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+
+// A thread's part of 64 rows of W, columns of `pass`: rows `at` (two of them) and kTiles tiles.
 template <class S>
 __device__ inline void MultiplyRows(const typename S::Shared& s, const int (&at)[2], int pass,
-                                    float (&sums)[S::kTiles][4]) {
-  const int lane = Lane(), c = lane % 4;
-  const float2 *factors[2], *phases[2];
+                                    float (&sums)[S::kTiles * 4]) {
+  constexpr int kSteps = S::kDepth / 16;
+  const int c = Lane() % 4;
+  uint32_t a[kSteps][4];
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
-    factors[r] = s.factors + at[r] % S::kRows * S::kFactors + c;
-    phases[r] = s.phases + at[r] / S::kRows * (S::kDepth / 2) + c;
-  }
-  const uint32_t matrix = SharedAddress(s.up + (lane / 8 % 2 * 8 + lane % 8) * S::kStride +
-                                        pass * S::kTiles * 8 + lane / 16 * 8);
+    const float2* factors = s.factors + at[r] % S::kRows * S::kFactors + c;
+    const float2* phases = s.phases + at[r] / S::kRows * (S::kDepth / 2) + c;
 #pragma unroll
-  for (int n = 0; n < S::kTiles; ++n) {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) sums[n][i] = 0;
-  }
-#pragma unroll
-  for (int k = 0; k < S::kDepth; k += 16) {
-    uint32_t a[4];
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int f = k / 2 + half * 4;
-#pragma unroll
-      for (int r = 0; r < 2; ++r) a[2 * half + r] = Turned(factors[r][f], phases[r][f]);
-    }
-#pragma unroll
-    for (int n = 0; n < S::kTiles; n += 2) {
-      uint32_t b[4];
-      LoadTransposed(b, matrix + (k * S::kStride + n * 8) * 2);
-      Mma<__half>(sums[n], a, b[0], b[1]);
-      Mma<__half>(sums[n + 1], a, b[2], b[3]);
+    for (int i = 0; i < 2 * kSteps; ++i) {
+      a[i / 2][i % 2 * 2 + r] = Turned(factors[4 * i], phases[4 * i]);
     }
   }
+  const OperandB up(SharedAddress(s.up) + static_cast<uint32_t>(pass * S::kTiles * 8 * 16),
+                    S::kSlots);
+  WgmmaFence();
+#pragma unroll
+  for (int k = 0; k < kSteps; ++k) Wgmma(sums, a[k], OperandB(up, k * 32 * S::kSlots), k > 0);
+  WgmmaCommit();
+  WgmmaWait<0>();
 }
 
 // 16 bytes of a row of W from a lane's sums: of tiles `first` on, rows' elements 2 r and 2 r + 1.
-template <int kBits, int kTiles>
-__device__ inline uint4 RoundRow(const float (&sums)[kTiles][4], int first, int r, float to) {
+template <int kBits, int kSums>
+__device__ inline uint4 RoundRow(const float (&sums)[kSums], int first, int r, float to) {
   uint32_t words[4];
 #pragma unroll
   for (int w = 0; w < 4; ++w) {
@@ -379,13 +419,13 @@ __device__ inline uint4 RoundRow(const float (&sums)[kTiles][4], int first, int 
       uint32_t n[4];
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        n[i] = __float_as_uint(fmaf(sums[first + 2 * w + i / 2][2 * r + i % 2], to, kMagic));
+        n[i] = __float_as_uint(fmaf(sums[(first + 2 * w + i / 2) * 4 + 2 * r + i % 2], to, kMagic));
       }
       words[w] =
           __byte_perm(__byte_perm(n[0], n[1], 0x0040), __byte_perm(n[2], n[3], 0x0040), 0x5410);
     } else {
-      const float(&x)[4] = sums[first + w];
-      const __half2 pair = __floats2half2_rn(x[2 * r] * to, x[2 * r + 1] * to);
+      const float* x = sums + (first + w) * 4 + 2 * r;
+      const __half2 pair = __floats2half2_rn(x[0] * to, x[1] * to);
       words[w] = reinterpret_cast<const uint32_t&>(pair);
     }
   }
@@ -411,24 +451,24 @@ __device__ inline float RowScale(float most, float largest, float head, float& s
   }
 }
 
-// W of `blocks` blocks for a KV head, `head` in the unit; each warp has every fourth tile of rows.
+// W of `blocks` blocks for a KV head, `head` in the unit; each group has every second tile of rows.
 template <int kBits, class S>
 __device__ void AbsorbSlow(const SplitArguments& args, int head, int blocks, int unit_stride,
                            typename S::Shared& s, std::byte* out) {
   constexpr int kSlowRows = S::kForm.slow_rows();
   constexpr int kStored = IntegerRows(kBits) ? 8 : 4;  // tiles that give a lane 16 bytes of a row
-  const int warp = static_cast<int>(threadIdx.x) / 32, lane = Lane(), g = lane / 4, c = lane % 4;
+  const int t = static_cast<int>(threadIdx.x), lane = Lane(), c = lane % 4;
+  const int own = t % kGroupThreads / 32 * 16 + lane / 4;  // of a tile's rows; and 8 behind
   const int rows = blocks * S::kRows;
-  for (int tile = warp * kTileRows; tile < rows; tile += kThreads / 32 * kTileRows) {
-    const int at[2] = {min(tile + g, rows - 1), min(tile + g + 8, rows - 1)};
-    float sums[S::kTiles][4], most[2] = {0, 0}, to[2];
+  for (int tile = t / kGroupThreads * kTileRows; tile < rows; tile += kGroups * kTileRows) {
+    const int at[2] = {min(tile + own, rows - 1), min(tile + own + 8, rows - 1)};
+    float sums[S::kTiles * 4], most[2] = {0, 0}, to[2];
 #pragma unroll 1
     for (int pass = 0; pass < S::kPasses; ++pass) {
       MultiplyRows<S>(s, at, pass, sums);
 #pragma unroll
-      for (int n = 0; n < S::kTiles; ++n) {
-#pragma unroll
-        for (int i = 0; i < 4; ++i) most[i / 2] = fmaxf(most[i / 2], fabsf(sums[n][i]));
+      for (int i = 0; i < S::kTiles * 4; ++i) {
+        most[i % 4 / 2] = fmaxf(most[i % 4 / 2], fabsf(sums[i]));
       }
     }
     std::byte* to_rows[2];
@@ -443,7 +483,7 @@ __device__ void AbsorbSlow(const SplitArguments& args, int head, int blocks, int
                                  s.heads[S::kForm.grouped ? query : head], scale);
       std::byte* block_rows = out + int64_t{block} * unit_stride;
       to_rows[r] = block_rows + row * 16;
-      if (c != 0 || tile + g + 8 * r >= rows) continue;
+      if (c != 0 || tile + own + 8 * r >= rows) continue;
       if constexpr (S::kForm.grouped) {
         s.row_scales[at[r]] = __float2half_rn(scale);
       } else {
@@ -455,7 +495,7 @@ __device__ void AbsorbSlow(const SplitArguments& args, int head, int blocks, int
       if (S::kPasses > 1) MultiplyRows<S>(s, at, pass, sums);
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
-        if (tile + g + 8 * r >= rows) continue;
+        if (tile + own + 8 * r >= rows) continue;
 #pragma unroll
         for (int n = 0; n < S::kTiles; n += kStored) {
           const int piece = (pass * S::kTiles + n) / kStored * 4 + c;  // of 16 bytes
@@ -466,6 +506,8 @@ __device__ void AbsorbSlow(const SplitArguments& args, int head, int blocks, int
     }
   }
 }
+
+#endif  // __CUDA_ARCH_FEAT_SM90_ALL
 
 // Grouped: W_j b of `blocks` blocks for a KV head, as operands that meet the slow waves.
 template <class S>
@@ -518,12 +560,13 @@ __device__ void StoreSlowScales(const SplitArguments& args, int in_unit, int blo
   }
 }
 
-// grid: (1 + groups of `group` blocks of the longest table, KV heads, count).
+// grid: (parts, KV heads, count). A thread block has a share of a sequence's blocks of T tokens.
 template <class F, int kBits, int kChunks, int kDim>
-__global__ void __launch_bounds__(kThreads, kChunks* ChunkSteps(kBits) <= 8 ? 3 : 1)
-    AbsorbQueries(const __grid_constant__ SplitArguments args, int group) {
+__global__ void __launch_bounds__(kThreads, 1)
+    AbsorbQueries(const __grid_constant__ SplitArguments args) {
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   using S = Shapes<F, kBits, kChunks, kDim>;
-  extern __shared__ __align__(16) std::byte bytes[];
+  extern __shared__ __align__(128) std::byte bytes[];
   auto& s = *reinterpret_cast<typename S::Shared*>(bytes);
   const AttentionView& layer = args.decode.layer;
   const SequencesView& sequences = args.decode.sequences;
@@ -532,56 +575,64 @@ __global__ void __launch_bounds__(kThreads, kChunks* ChunkSteps(kBits) <= 8 ? 3 
   const int in_page = kv_head % kSplitPageHeads, queries = layer.heads_per_kv();
   const int tokens = layer.split.block_tokens, units = args.plan.units;
   const int blocks = (sequences.lengths[sequence] + tokens - 1) / tokens;
-  const int first = (static_cast<int>(blockIdx.x) - 1) * group;
-  LetNextKernelStart();
-  if (first >= blocks) return;
+  const int part = static_cast<int>(blockIdx.x), parts = static_cast<int>(gridDim.x);
+  const int begin = static_cast<int>(int64_t{blocks} * part / parts);
+  const int end = static_cast<int>(int64_t{blocks} * (part + 1) / parts);
   const PageView page = layer.k.pages[kv_head / kSplitPageHeads];
   const auto* up = static_cast<const std::byte*>(page.split_up);
-  const auto* bounds = reinterpret_cast<const float*>(up + args.plan.up.bounds);
-  const float* q = args.decode.q + sequence * args.decode.q_stride + kv_head * queries * kDim;
+  if (threadIdx.x == 0) StageUp<S>(up + args.plan.up.slow, in_page, s);
+  const int64_t position = sequences.first_positions[sequence] + tokens / 2;
+  StageTables<S>(layer, args.plan.up, up, in_page, s);
+  if (!S::kForm.grouped) PrefetchFast<S>(page, in_page);
+  MakePhases<S>(layer, position + int64_t{begin} * tokens, min(end - begin, kMaxBlocks), s);
   const float* bias = layer.k.bias != nullptr ? layer.k.bias + kv_head * kDim : nullptr;
-  if (blockIdx.x != 0) StageUp<S>(up + args.plan.up.slow, in_page, s);
   std::byte* made = args.fast + (int64_t{sequence} * units + unit) * args.plan.made_bytes();
+  const int64_t before = SlowBlocksBefore(sequences, sequence, tokens);
+  WaitForPreviousKernel();
+  LetNextKernelStart();
+  const int first_head = S::kForm.grouped ? kv_head * queries : kv_head - in_page;
+  const float* from = args.decode.q + sequence * args.decode.q_stride + first_head * kDim;
+  for (int i = static_cast<int>(threadIdx.x); i < S::kNeeded * kDim; i += kThreads) {
+    s.q[i] = !S::kForm.grouped || i < queries * kDim ? from[i] : 0.0f;
+  }
+  __syncthreads();
+  const float* q = S::kForm.grouped ? s.q : s.q + in_page * kDim;
+  MakeFactors<S>(q, queries, s);
   if constexpr (S::kForm.grouped) {
-    const float* scales =
-        reinterpret_cast<const float*>(up + args.plan.up.scales) + in_page * S::kPairs;
-    ScaleSlots<S>(q, scales, bounds + in_page * S::kHalf, queries, s);
+    ScaleSlots<S>(q, s.scales, s.bounds, queries, s);
     if (bias != nullptr) ScaleBiases<S>(q, bias, queries, s);
-    if (blockIdx.x == 0) {
+    if (part == 0) {
       if (bias != nullptr) StoreBiases<S>(args, q, bias, in_unit, queries, s, made);
-      return StoreQueries<S>(args, q, scales, in_unit, queries, s, made);
+      StoreQueries<S>(args, q, s.scales, in_unit, queries, s, made);
     }
   } else {
-    if (blockIdx.x != 0) {
-      ScaleHead<S>(q, bounds + in_page * S::kHalf, in_unit, s);
-    } else {
-      ScaleFastRows<kBits, S>(q - in_page * kDim, bounds, s);
-      constexpr int kFastRows = S::kForm.fast_rows(), kOwn = 2 * S::kPairs;
-      if (page.width < S::kSlots) {
-        ClearRows(made, kFastRows, in_unit * kOwn, kOwn, args.plan.steps * 32);
-      }
-      return AbsorbFast<kBits, S>(args, page, q, in_unit, s, made);
+    ScaleFastRows<kBits, S>(s);
+    AbsorbFast<kBits, S>(args, page, q, in_unit, s, made);
+  }
+  s.up_full.Wait(0);
+  const int stride = units * args.plan.slow_bytes();
+  for (int first = begin; first < end; first += kMaxBlocks) {
+    const int count = min(end - first, kMaxBlocks);
+    if (first != begin) {
+      __syncthreads();  // the phases before have been read
+      MakePhases<S>(layer, position + int64_t{first} * tokens, count, s);
+    }
+    __syncthreads();
+    std::byte* out = args.slow + ((before + first) * units + unit) * args.plan.slow_bytes();
+    AbsorbSlow<kBits, S>(args, in_unit, count, stride, s, out);
+    if constexpr (S::kForm.grouped) {
+      StoreSlowScales<S>(args, in_unit, count, stride, s, out);
+      if (bias != nullptr) StoreSlowBias<S>(args, bias, in_unit, count, stride, s, out);
     }
   }
-  const int count = min(blocks - first, group);
-  const int64_t position = sequences.first_positions[sequence] + int64_t{first} * tokens;
-  MakeFactors<S>(layer, q, queries, position, count, s);
-  const int64_t before = SlowBlocksBefore(sequences, sequence, tokens) + first;
-  WaitForCopies<0>();  // of U
-  __syncthreads();
-  const int stride = units * args.plan.slow_bytes();
-  std::byte* out = args.slow + (before * units + unit) * args.plan.slow_bytes();
-  AbsorbSlow<kBits, S>(args, in_unit, count, stride, s, out);
-  if constexpr (S::kForm.grouped) {
-    StoreSlowScales<S>(args, in_unit, count, stride, s, out);
-    if (bias != nullptr) StoreSlowBias<S>(args, bias, in_unit, count, stride, s, out);
-  }
+#endif
 }
 
 template <class F, int kBits, int kChunks, int kDim>
 void Launch(const SplitArguments& args, cudaStream_t stream) {
+  using S = Shapes<F, kBits, kChunks, kDim>;
   const auto kernel = AbsorbQueries<F, kBits, kChunks, kDim>;
-  const size_t shared = sizeof(typename Shapes<F, kBits, kChunks, kDim>::Shared);
+  const size_t shared = sizeof(typename S::Shared);
   Check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                              static_cast<int>(shared)),
         "reserving shared memory");
@@ -589,20 +640,13 @@ void Launch(const SplitArguments& args, cudaStream_t stream) {
   const int64_t tokens = int64_t{args.decode.sequences.stride} * 64;
   const int64_t blocks = (tokens + layer.split.block_tokens - 1) / layer.split.block_tokens;
   const int64_t rows = int64_t{layer.kv_heads} * args.decode.sequences.count;
-  // What a thread block does first pays for many blocks of T tokens; few sequences of short
-  // contexts are to fill the device all the same, with a tile of rows for each warp.
-  constexpr int kRows = Shapes<F, kBits, kChunks, kDim>::kRows;
-  constexpr int kLeast = std::max(1, kThreads / 32 * kTileRows / kRows);
-  int group = kMaxBlocks;
-  while (group > kLeast &&
-         2 * rows * ((blocks + group - 1) / group) < 3 * args.plan.multiprocessors) {
-    group /= 2;
-  }
-  const dim3 grid(static_cast<unsigned>(1 + (blocks + group - 1) / group),
-                  static_cast<unsigned>(layer.kv_heads),
+  // Thread blocks that fill the device once, with a tile of rows for each group.
+  constexpr int64_t kLeast = std::max(1, kGroups * kTileRows / S::kRows);
+  const int64_t parts = std::clamp<int64_t>(args.plan.multiprocessors / rows, 1,
+                                            std::max<int64_t>(1, blocks / kLeast));
+  const dim3 grid(static_cast<unsigned>(parts), static_cast<unsigned>(layer.kv_heads),
                   static_cast<unsigned>(args.decode.sequences.count));
-  kernel<<<grid, kThreads, shared, stream>>>(args, group);
-  Check(cudaGetLastError(), "absorbing queries");
+  LaunchEarly(kernel, grid, kThreads, shared, stream, args);
 }
 
 template <class F, int kBits, int kChunks>

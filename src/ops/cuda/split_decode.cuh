@@ -1,18 +1,35 @@
 // Decode attention by the frequency split (split_plan.h), on Hopper's warpgroup products.
 //
 // A thread block has one unit of one sequence and a contiguous share of its tiles of 64 tokens. Its
-// first warpgroup copies pages into a ring; two others take every second tile each: codes of keys
-// become operands in registers, their products with the rows W stay in registers and become scores
-// there; weights go through shared memory to the product with the codes of values, of which each
-// warp has some latents of all tokens.
+// first warpgroup copies pages into a ring. The key groups take tiles in turn: codes of keys become
+// operands in registers, their products with the rows W stay in registers and become scores there.
+// Weights go through shared memory to the last warpgroup, which multiplies them with the codes of
+// values, of which each warp has some latents of all tokens.
 #pragma once
 
 #include "ops/cuda/launch_early.cuh"
-#include "ops/cuda/split_absorbed.cuh"
-#include "ops/cuda/split_grouped.cuh"
+#include "ops/cuda/split_consume.cuh"
 #include "tensor/cuda/check.h"
 
 namespace palu::cuda {
+
+// Registers of a thread of each warpgroup: all together those that the kernel is launched with.
+template <class Form, int kBits, int kWidth>
+struct SplitRegisters {
+  static constexpr int kColumns = Form::kForm.slots() > 8 ? 2 : 1;
+  static constexpr int kSums = kKeyGroups * kColumns * ValueShare<kBits, kWidth>::kTiles * 4;
+  static constexpr int kCopies = 32;
+  static constexpr int kValues = kSums + 64;
+  static constexpr int kKeys = (65536 / kGroupThreads - kCopies - kValues) / kKeyGroups / 8 * 8;
+};
+template <int kRegisters>
+__device__ inline void TakeRegisters() {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;\n" ::"n"(kRegisters));
+}
+template <int kRegisters>
+__device__ inline void LeaveRegisters() {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;\n" ::"n"(kRegisters));
+}
 
 // grid: (splits, units, count).
 template <class Form, int kBits, int kChunks, int kWidth>
@@ -28,11 +45,9 @@ __global__ void __launch_bounds__(kSplitThreads, 1)
   share.length = sequences.lengths[share.sequence];
   share.position = sequences.first_positions[share.sequence];
   share.blocks = sequences.blocks + int64_t{share.sequence} * sequences.stride;
-  // Shares are whole pairs of tiles, so that both groups meet every block of T tokens.
-  const int tiles = (share.length + kTileTokens - 1) / kTileTokens, pairs = (tiles + 1) / 2;
-  const int splits = args.plan.splits;
-  share.begin = static_cast<int>(int64_t{pairs} * share.split / splits) * 2;
-  share.end = min(static_cast<int>(int64_t{pairs} * (share.split + 1) / splits) * 2, tiles);
+  const int tiles = (share.length + kTileTokens - 1) / kTileTokens, splits = args.plan.splits;
+  share.begin = static_cast<int>(int64_t{tiles} * share.split / splits);
+  share.end = static_cast<int>(int64_t{tiles} * (share.split + 1) / splits);
   LetNextKernelStart();
   if (share.begin >= share.end) return StoreEmpty(args, share);
 
@@ -41,39 +56,37 @@ __global__ void __launch_bounds__(kSplitThreads, 1)
       *reinterpret_cast<SplitScratch<kForm.slots()>*>(shared + args.plan.shared.scratch);
   SplitBarriers& bars = scratch.barriers;
   const int t = static_cast<int>(threadIdx.x);
-  if (t == 0) {
-    bars.fast.Init(1);
-    for (int i = 0; i < 2; ++i) {
-      bars.slow_full[i].Init(1);
-      bars.slow_empty[i].Init(kConsumers * 4);
-    }
-    for (int i = 0; i < args.plan.stages; ++i) {
-      bars.key_full[i].Init(1);
-      bars.value_full[i].Init(1);
-      bars.key_empty[i].Init(4);
-      bars.value_empty[i].Init(4);
-    }
-    FenceBarrierInit();
-  }
+  if (t == 0) bars.Init(args.plan.stages);
   if (t < kForm.pairs) {  // what a group's next tile is turned by
-    const double turns = kConsumers * kTileTokens * args.decode.layer.rope.turns[t];
+    const double turns = kKeyGroups * kTileTokens * args.decode.layer.rope.turns[t];
     float x, y;
     sincospif(static_cast<float>(2 * (turns - rint(turns))), &y, &x);
-    reinterpret_cast<float2*>(shared + args.plan.shared.weights +
-                              kConsumers * 2 * kForm.slots() * kWeightStride * 2)[t] = {x, y};
+    asm volatile("st.shared.v2.f32 [%0], {%1, %2};\n" ::"r"(TurnsPlace<Form>(args, shared) +
+                                                            static_cast<uint32_t>(t) * 8),
+                 "f"(x), "f"(y)
+                 : "memory");
   }
   __syncthreads();
-  if (t < kGroupThreads) {
-    asm volatile("setmaxnreg.dec.sync.aligned.u32 40;\n");
-    if (t < 32) Produce<Form, kBits>(args, share, shared, bars);
-  } else {
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 232;\n");
-    if constexpr (kForm.grouped) {
-      ConsumeGrouped<kForm.heads, kBits, kChunks, kWidth>(args, share, shared, scratch);
-    } else {
-      ConsumeAbsorbed<kBits, kChunks, kWidth>(args, share, shared, scratch);
-    }
+  using Registers = SplitRegisters<Form, kBits, kWidth>;
+  const int group = t / kGroupThreads;
+  if (group == 0) {
+    LeaveRegisters<Registers::kCopies>();
+    Produce<Form, kBits>(args, share, shared, bars);
+    return;
   }
+  if (group < kConsumers) {
+    TakeRegisters<Registers::kKeys>();
+    ConsumeKeys<Form, kBits, kChunks>(args, share, shared, scratch);
+    SyncNamed<kConsumers * kGroupThreads>(kConsumers + 1);
+  } else {
+    constexpr int kLaunched = 65536 / kSplitThreads;
+    if constexpr (Registers::kValues > kLaunched) TakeRegisters<Registers::kValues>();
+    if constexpr (Registers::kValues < kLaunched) LeaveRegisters<Registers::kValues>();
+    ConsumeValues<Form, kBits, kWidth>(args, share, shared, scratch);
+  }
+  SyncNamed<kConsumers * kGroupThreads>(kConsumers + 1);
+  StoreShare<Form, ValueShare<kBits, kWidth>::kParts>(
+      args, share, scratch, reinterpret_cast<const float*>(shared + args.plan.shared.keys));
 #endif
 }
 

@@ -112,57 +112,85 @@ __device__ inline uint32_t LoadZero(uint32_t scale, int token, bool symmetric) {
   if (symmetric) return 1u << (kBits - 1);
   return LoadByte(scale + kTileTokens * 2 - static_cast<uint32_t>(token));
 }
-// A thread's part of a tile's products with all rows W.
+// A thread's part of a tile's products with a pass's rows W.
 template <class Form, int kBits>
 struct RowSums {
   using Sum = std::conditional_t<IntegerRows(kBits), int32_t, float>;
-  Sum fast[Form::kForm.fast_rows() / 2], slow[Form::kForm.slow_rows() / 2];
+  static constexpr int kFast = Form::kForm.fast_rows() / Form::kForm.passes;
+  static constexpr int kSlow = Form::kForm.slow_rows() / Form::kForm.passes;
+  Sum fast[kFast / 2], slow[kSlow / 2];
 };
 
-// Products of a tile's keys with all rows W; waits for them.
-template <class Form, int kBits, int kChunks>
+// A chunk of a tile's keys as operands.
+template <int kBits>
+__device__ inline void LoadKeys(uint32_t stage, const KeyPlaces<kBits>& places, int chunk, int c,
+                                const uint32_t (&offsets)[2],
+                                uint32_t (&operands)[ChunkSteps(kBits)][4]) {
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    uint32_t out[ChunkSteps(kBits)][2];
+    const uint32_t at = stage + places.row_start + r * places.row_step;
+    const uint4 low = Load16(at + 16 * c + chunk * kChunkBytes);
+    uint4 high = {};
+    int shift = 0;
+    if constexpr (kBits == 3) {
+      const int byte = chunk * kChunkBytes + 16 * c, half = places.plane / 2;
+      shift = byte >= half ? 1 : 0;
+      high = Load16(at + places.plane + byte - shift * half);
+    }
+    UnpackKeys<kBits>(low, high, shift, offsets[r], out);
+#pragma unroll
+    for (int s = 0; s < ChunkSteps(kBits); ++s) {
+      operands[s][r] = out[s][0];
+      operands[s][2 + r] = out[s][1];
+    }
+  }
+}
+
+// Starts the products of a chunk with a pass's rows W.
+template <class Form, int kBits>
+__device__ inline void MultiplyChunk(const uint32_t (&operands)[ChunkSteps(kBits)][4], int chunk,
+                                     int pass, const OperandB& fast, const OperandB& slow,
+                                     RowSums<Form, kBits>& sums) {
+  using Sums = RowSums<Form, kBits>;
+  WgmmaFence();
+#pragma unroll
+  for (int s = 0; s < ChunkSteps(kBits); ++s) {
+    const int step = chunk * ChunkSteps(kBits) + s;
+    const int k = step * 32;  // bytes
+    Wgmma(sums.fast, operands[s],
+          OperandB(fast, k * Form::kForm.fast_rows() + pass * Sums::kFast * 16), step > 0);
+    Wgmma(sums.slow, operands[s],
+          OperandB(slow, k * Form::kForm.slow_rows() + pass * Sums::kSlow * 16), step > 0);
+  }
+  WgmmaCommit();
+}
+
+// The products of a tile's keys with all rows W, pass by pass: use(pass, sums).
+template <class Form, int kBits, int kChunks, class Use>
 __device__ inline void MultiplyKeys(uint32_t stage, const OperandB& fast, const OperandB& slow,
                                     const KeyPlaces<kBits>& places, int c,
-                                    const uint32_t (&offsets)[2], RowSums<Form, kBits>& sums) {
-  constexpr int kSteps = ChunkSteps(kBits);
-  constexpr int kFastRows = Form::kForm.fast_rows(), kSlowRows = Form::kForm.slow_rows();
-  // Operands are under way while the next ones are made; with all sums of 256 rows there is no
-  // room.
-  constexpr int kBuffers = kFastRows + kSlowRows > 224 ? 1 : 2;
-  uint32_t a[kBuffers][kSteps][4];
+                                    const uint32_t (&offsets)[2], const Use& use) {
+  constexpr int kPasses = Form::kForm.passes;
+  // Several passes keep the operands where they fit; else the next ones are made while some are
+  // under way, where sums leave room.
+  constexpr bool kKeep = kPasses > 1 && kChunks * ChunkSteps(kBits) <= 8;
+  using Sums = RowSums<Form, kBits>;
+  constexpr int kBuffers = kKeep ? kChunks : Sums::kFast + Sums::kSlow > 160 ? 1 : 2;
+  uint32_t a[kBuffers][ChunkSteps(kBits)][4];
 #pragma unroll
-  for (int chunk = 0; chunk < kChunks; ++chunk) {
-    if (chunk >= kBuffers) WgmmaWait<kBuffers - 1>();
-    uint32_t(&now)[kSteps][4] = a[chunk % kBuffers];
+  for (int pass = 0; pass < kPasses; ++pass) {
+    Sums sums;
 #pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      uint32_t out[kSteps][2];
-      const uint32_t at = stage + places.row_start + r * places.row_step;
-      const uint4 low = Load16(at + 16 * c + chunk * kChunkBytes);
-      uint4 high = {};
-      int shift = 0;
-      if constexpr (kBits == 3) {
-        const int byte = chunk * kChunkBytes + 16 * c, half = places.plane / 2;
-        shift = byte >= half ? 1 : 0;
-        high = Load16(at + places.plane + byte - shift * half);
-      }
-      UnpackKeys<kBits>(low, high, shift, offsets[r], out);
-#pragma unroll
-      for (int s = 0; s < kSteps; ++s) {
-        now[s][r] = out[s][0];
-        now[s][2 + r] = out[s][1];
-      }
+    for (int chunk = 0; chunk < kChunks; ++chunk) {
+      if (!kKeep && chunk >= kBuffers) WgmmaWait<kBuffers - 1>();
+      auto& now = a[chunk % kBuffers];
+      if (!kKeep || pass == 0) LoadKeys<kBits>(stage, places, chunk, c, offsets, now);
+      MultiplyChunk<Form, kBits>(now, chunk, pass, fast, slow, sums);
     }
-    WgmmaFence();
-#pragma unroll
-    for (int s = 0; s < kSteps; ++s) {
-      const int step = chunk * kSteps + s;
-      Wgmma(sums.fast, now[s], OperandB(fast, step * 32 * kFastRows), step > 0);
-      Wgmma(sums.slow, now[s], OperandB(slow, step * 32 * kSlowRows), step > 0);
-    }
-    WgmmaCommit();
+    WgmmaWait<0>();
+    use(pass, sums);
   }
-  WgmmaWait<0>();
 }
 
 #endif  // __CUDA_ARCH_FEAT_SM90_ALL

@@ -8,7 +8,8 @@
 namespace palu::cuda {
 
 inline constexpr int kGroupThreads = 128;  // of a warpgroup
-inline constexpr int kConsumers = 2;       // warpgroups
+// Warpgroups: one copies, kKeyGroups make scores, one sums values.
+inline constexpr int kConsumers = kKeyGroups + 1;
 inline constexpr int kSplitThreads = (1 + kConsumers) * kGroupThreads;
 inline constexpr int kMaxStagesOfSplit = 6;
 inline constexpr float kDenormal = 16777216.0f;  // a code as bits of an fp16 number is worth 2^-24
@@ -18,6 +19,26 @@ struct SplitBarriers {
   PhaseBarrier slow_full[2], slow_empty[2];
   PhaseBarrier key_full[kMaxStagesOfSplit], key_empty[kMaxStagesOfSplit];
   PhaseBarrier value_full[kMaxStagesOfSplit], value_empty[kMaxStagesOfSplit];
+  PhaseBarrier weights_full[kKeyGroups][2], weights_empty[kKeyGroups][2];
+
+  __device__ void Init(int stages) {
+    fast.Init(1);
+    for (int i = 0; i < 2; ++i) {
+      slow_full[i].Init(1);
+      slow_empty[i].Init(kKeyGroups * 4);
+      for (int g = 0; g < kKeyGroups; ++g) {
+        weights_full[g][i].Init(4);
+        weights_empty[g][i].Init(4);
+      }
+    }
+    for (int i = 0; i < stages; ++i) {
+      key_full[i].Init(1);
+      value_full[i].Init(1);
+      key_empty[i].Init(4);
+      value_empty[i].Init(2 * 4);  // scales and zeros are read with the scores
+    }
+    FenceBarrierInit();
+  }
 };
 
 // A ring's place and the parity of its phase.
@@ -37,11 +58,13 @@ struct RingPlace {
 // Scores, weights and what is left of them when a share ends.
 template <int kSlots>
 struct SplitScratch {
-  float max[kConsumers][4][kSlots];     // of a warp's scores
-  float value_scale[kConsumers][4];     // largest of a warp's tokens
-  float reference[kConsumers][kSlots];  // at the end
-  float unit[kConsumers];
-  float sums[kConsumers][4][kSlots], zeros[kConsumers][4][kSlots];
+  float max[kKeyGroups][4][kSlots];      // of a warp's scores
+  float value_scale[kKeyGroups][4];      // largest of a warp's tokens
+  float factors[kKeyGroups][2][kSlots];  // of the sums before a tile's weights, when it raised
+  int raised[kKeyGroups][2];             // the references
+  float reference[kKeyGroups][kSlots];   // at the end
+  float unit[kKeyGroups];
+  float sums[kKeyGroups][4][kSlots], zeros[kKeyGroups][4][kSlots];
   SplitBarriers barriers;
 };
 static_assert(sizeof(SplitScratch<16>) <= 4096);
@@ -55,31 +78,28 @@ struct SplitShare {
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
-// ---- The copying warp.
+// ---- The copying warps.
 
-// What a lane copies of a page at a time: lanes 0 to 3 a group of rows each, lane 4 scales and
-// zeros.
-struct PagePiece {
-  static constexpr int kLanes = 5;
-  uint32_t from = 0, to = 0, bytes = 0;
+// Where a page's bytes go: groups of rows, then scales and zeros.
+struct PageCopy {
+  uint32_t group_bytes, scales_from, scales_to, scales_bytes;
 
-  __device__ PagePiece(const ProjectionView& p, int row_bytes, int lane) {
-    if (lane < 4) {
-      from = static_cast<uint32_t>(lane * kGroupRows * row_bytes);
-      to = static_cast<uint32_t>(StagedRow(row_bytes, lane * kGroupRows));
-      bytes = static_cast<uint32_t>(kGroupRows * row_bytes);
-    } else if (lane == 4 && p.bits < 16) {
-      from = static_cast<uint32_t>(kTileTokens * row_bytes);
-      to = static_cast<uint32_t>(StagedScales(row_bytes));
-      bytes = static_cast<uint32_t>(kTileTokens * (p.symmetric ? 2 : 3));
+  __device__ PageCopy(const ProjectionView& p, int row_bytes)
+      : group_bytes(static_cast<uint32_t>(kGroupRows * row_bytes)),
+        scales_from(static_cast<uint32_t>(kTileTokens * row_bytes)),
+        scales_to(static_cast<uint32_t>(StagedScales(row_bytes))),
+        scales_bytes(static_cast<uint32_t>(kTileTokens * (p.bits == 16  ? 0
+                                                          : p.symmetric ? 2
+                                                                        : 3))) {}
+  __device__ uint32_t bytes() const { return scales_from + scales_bytes; }
+  __device__ void Start(std::byte* to, const std::byte* from, PhaseBarrier& full) const {
+#pragma unroll
+    for (uint32_t g = 0; g < kTileTokens / kGroupRows; ++g) {
+      CopyBulk(to + g * (group_bytes + kGroupPadding), from + g * group_bytes, group_bytes, full);
     }
+    if (scales_bytes > 0) CopyBulk(to + scales_to, from + scales_from, scales_bytes, full);
   }
 };
-__device__ inline uint32_t PageBytes(const ProjectionView& p, int row_bytes) {
-  return static_cast<uint32_t>(kTileTokens * (row_bytes + (p.bits == 16  ? 0
-                                                           : p.symmetric ? 2
-                                                                         : 3)));
-}
 
 // Starts copying the rows W of a block (counted over all sequences).
 __device__ inline void CopySlowRows(const SplitArguments& args, const SplitShare& share,
@@ -115,61 +135,55 @@ __device__ inline void CopyFirstRows(const SplitArguments& args, const SplitShar
   CopySlowRows(args, share, before + share.begin / (tokens / kTileTokens), 0, shared, bars);
 }
 
-// By one warp.
+// By the first warpgroup: its warps, as many as the ring has stages, copy tiles in turn.
 template <class Form, int kBits>
 __device__ void Produce(const SplitArguments& args, const SplitShare& share, std::byte* shared,
                         SplitBarriers& bars) {
-  constexpr int kPhiBytes = kTileTokens * Form::kForm.terms * 4;
+  constexpr uint32_t kPhiBytes = kTileTokens * Form::kForm.terms * 4;
   const AttentionView& layer = args.decode.layer;
   const SplitShared& at = args.plan.shared;
-  const int lane = static_cast<int>(threadIdx.x), page = args.plan.page_of(share.unit);
-  const PageView k = layer.k.pages[page], v = layer.v.pages[page];
-  PagePiece k_piece(layer.k, RowBytes(kBits, k.width), lane);
-  PagePiece v_piece(layer.v, RowBytes(kBits, v.width), lane);
-  const uint32_t k_bytes = PageBytes(layer.k, RowBytes(kBits, k.width)) + kPhiBytes;
-  const uint32_t v_bytes = PageBytes(layer.v, RowBytes(kBits, v.width));
-  k_piece.from += static_cast<uint32_t>(k.offset);
-  v_piece.from += static_cast<uint32_t>(v.offset);
-  const int per_block = layer.split.block_tokens / kTileTokens;
+  const int warp = static_cast<int>(threadIdx.x) / 32, stages = args.plan.stages;
+  const int warps = min(kGroupThreads / 32, stages);
   const int64_t before =
       SlowBlocksBefore(args.decode.sequences, share.sequence, layer.split.block_tokens);
-  RingPlace place, slow;
-  const std::byte* pages = nullptr;  // of the lane's tile among 32
-  int block = share.begin / per_block, in_block = share.begin % per_block;
-  for (int tile = share.begin; tile < share.end; ++tile, ++in_block) {
-    const int of_32 = (tile - share.begin) % 32;
-    if (of_32 == 0 && tile + lane < share.end) pages = share.blocks[tile + lane];
-    if (in_block == per_block) {
-      in_block = 0;
-      ++block;
-      slow.Advance(1, 2);
-      if (lane == 0) {
-        WaitForPreviousKernel();
-        bars.slow_empty[slow.stage].Wait(slow.phase ^ 1);
-        CopySlowRows(args, share, before + block, slow.stage, shared, bars);
-      }
+  if (warp >= warps) return;
+  const int page = args.plan.page_of(share.unit);
+  const PageView k = layer.k.pages[page], v = layer.v.pages[page];
+  const PageCopy key_copy(layer.k, RowBytes(kBits, k.width));
+  const PageCopy value_copy(layer.v, RowBytes(kBits, v.width));
+  const int per_block = layer.split.block_tokens / kTileTokens;
+  const int first_block = share.begin / per_block;
+  RingPlace place;
+  place.Advance(warp, stages);
+  const std::byte* next =
+      share.begin + warp < share.end ? share.blocks[share.begin + warp] : nullptr;
+  for (int tile = share.begin + warp; tile < share.end; tile += warps) {
+    const std::byte* from = next;
+    if (tile + warps < share.end) next = share.blocks[tile + warps];
+    const int block = tile / per_block, in_block = tile % per_block;
+    if (in_block == 0 && block > first_block) {
+      const int order = block - first_block, stage = order % 2;
+      WaitForPreviousKernel();
+      bars.slow_empty[stage].Wait(static_cast<uint32_t>(order / 2 % 2) ^ 1);
+      if (ElectLane()) CopySlowRows(args, share, before + block, stage, shared, bars);
     }
-    const auto* from = reinterpret_cast<const std::byte*>(
-        __shfl_sync(~0u, reinterpret_cast<unsigned long long>(pages), of_32));
     PhaseBarrier& key_full = bars.key_full[place.stage];
-    bars.key_empty[place.stage].Wait(place.phase ^ 1);
-    if (lane == 0) key_full.ArriveExpecting(k_bytes);
-    __syncwarp();
     std::byte* keys = shared + at.keys + place.stage * at.key_stage;
-    if (k_piece.bytes > 0)
-      CopyBulk(keys + k_piece.to, from + k_piece.from, k_piece.bytes, key_full);
-    if (lane == PagePiece::kLanes) {
-      CopyBulk(keys + at.phi, layer.split.basis + in_block * (kPhiBytes / 4), kPhiBytes, key_full);
+    bars.key_empty[place.stage].Wait(place.phase ^ 1);
+    if (ElectLane()) {
+      key_full.ArriveExpecting(key_copy.bytes() + kPhiBytes);
+      key_copy.Start(keys, from + k.offset, key_full);
+      CopyBulk(keys + at.phi, layer.split.basis + static_cast<uint32_t>(in_block) * (kPhiBytes / 4),
+               kPhiBytes, key_full);
     }
     PhaseBarrier& value_full = bars.value_full[place.stage];
-    bars.value_empty[place.stage].Wait(place.phase ^ 1);
-    if (lane == 0) value_full.ArriveExpecting(v_bytes);
-    __syncwarp();
     std::byte* values = shared + at.values + place.stage * at.value_stage;
-    if (v_piece.bytes > 0) {
-      CopyBulk(values + v_piece.to, from + v_piece.from, v_piece.bytes, value_full);
+    bars.value_empty[place.stage].Wait(place.phase ^ 1);
+    if (ElectLane()) {
+      value_full.ArriveExpecting(value_copy.bytes());
+      value_copy.Start(values, from + v.offset, value_full);
     }
-    place.Advance(1, args.plan.stages);
+    place.Advance(warps, stages);
   }
 }
 

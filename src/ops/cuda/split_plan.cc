@@ -8,7 +8,7 @@ namespace palu::cuda {
 namespace {
 
 constexpr int32_t kMaxStages = 6;
-constexpr int32_t kMinStages = 2;  // each of two groups of consumers has a tile
+constexpr int32_t kMinStages = kKeyGroups;  // each group has a tile
 
 int Attribute(cudaDeviceAttr attribute) {
   int device = 0, value = 0;
@@ -75,7 +75,7 @@ SplitShared LayOut(const AttentionView& layer, const SplitPlan& plan) {
   };
   s.fast = take(plan.fast_bytes());
   s.slow = take(2 * plan.slow_bytes());
-  s.weights = take(2 * 2 * plan.form.slots() * kWeightStride * 2 + plan.form.pairs * 8);
+  s.weights = take(kKeyGroups * 2 * plan.form.slots() * kWeightStride * 2 + plan.form.pairs * 8);
   s.scratch = take(4096);
   constexpr int32_t kPadding = kTileTokens / kGroupRows * kGroupPadding;
   s.phi = RoundUp(PackedBytes(layer.k, layer.k.max_width) + kPadding, 128);
@@ -87,10 +87,10 @@ SplitShared LayOut(const AttentionView& layer, const SplitPlan& plan) {
   return s;
 }
 
-// What the groups' sums take at the end, in place of the pages.
+// What the sums of values take at the end, in place of the pages.
 int32_t EndBytes(const AttentionView& layer, const SplitForm& form) {
   const int32_t parts = PlaneBytes(layer.v.bits, layer.v.max_width) <= 64 ? 2 : 1;
-  return (form.grouped ? parts : 2 * parts) * form.slots() * layer.v.max_width * 4;
+  return parts * form.slots() * layer.v.max_width * 4;
 }
 
 }  // namespace
@@ -116,7 +116,7 @@ SplitUp LayOutSplitUp(const ProjectionView& keys, int32_t head_dim, const SplitF
     end += RoundUp(bytes, 128);
     return at;
   };
-  up.slow = take(kSplitPageHeads * SlowDepth(head_dim, form.pairs) * (slots + 8) * 2);
+  up.slow = take(kSplitPageHeads * SlowDepth(head_dim, form.pairs) * slots * 2);
   up.bounds = take(kSplitPageHeads * head_dim / 2 * 4);
   if (form.grouped) {
     up.scales = take(kSplitPageHeads * form.pairs * 4);

@@ -22,8 +22,9 @@ inline constexpr int32_t kMaxSplitWidth = 512;  // of a page
 struct SplitForm {
   bool grouped = false;
   int32_t heads = 0, queries = 0;
-  int32_t pairs = 0;  // fast ones of a head
-  int32_t terms = 0;  // waves of the slow ones
+  int32_t pairs = 0;   // fast ones of a head
+  int32_t terms = 0;   // waves of the slow ones
+  int32_t passes = 1;  // over the rows, so that sums of a part of them fit into registers
 
   constexpr int32_t slots() const { return heads * queries; }
   constexpr int32_t fast_rows() const { return heads * 2 * pairs; }
@@ -31,11 +32,11 @@ struct SplitForm {
   constexpr int32_t units_per_page() const { return kSplitPageHeads / heads; }
 };
 struct Absorbed {
-  static constexpr SplitForm kForm{false, kSplitPageHeads, 1, 24, 8};
+  static constexpr SplitForm kForm{false, kSplitPageHeads, 1, 24, 8, 2};
 };
 template <int kHeads>
 struct Grouped {
-  static constexpr SplitForm kForm{true, kHeads, 16 / kHeads, 20, 6};
+  static constexpr SplitForm kForm{true, kHeads, 16 / kHeads, 20, 6, kHeads / 2};
 };
 
 // The form for this many query heads per KV head; no heads: none.
@@ -148,6 +149,7 @@ inline constexpr float kKeyDown = 1.0f / 32, kWaveDown = 1.0f / 64;
 
 inline constexpr int kTileTokens = 64;
 inline constexpr int kWeightStride = kTileTokens + 4;  // of a slot's weights
+inline constexpr int kKeyGroups = 2;  // warpgroups that make scores, of every second tile each
 
 // A page's codes lie in shared memory in groups of 16 rows, each followed by 32 bytes that keep the
 // same columns of different groups in different banks; then scales and zeros.
@@ -167,7 +169,7 @@ struct SplitShared {
   int32_t slow = 0;     // two times: rows of slow pairs, then their scales
   int32_t keys = 0;     // [stages] of key_stage bytes: a page, then phi [64, terms]
   int32_t values = 0;   // [stages] of value_stage bytes
-  int32_t weights = 0;  // [groups, 2, slots (at least 4)] of kWeightStride, then turns [pairs]
+  int32_t weights = 0;  // [key groups, 2, slots] of kWeightStride, then turns [pairs]
   int32_t scratch = 0;
   int32_t key_stage = 0, value_stage = 0, phi = 0;  // phi: from the start of a key stage
   int32_t bytes = 0;
@@ -175,7 +177,7 @@ struct SplitShared {
 
 // Byte offsets in what PackSplitUp writes for a page.
 struct SplitUp {
-  int32_t slow = 0;    // [heads, SlowDepth, slots + 8] fp16: U of slow pairs
+  int32_t slow = 0;    // [heads] operands [slots, SlowDepth] fp16 (OperandByte): U of slow pairs
   int32_t bounds = 0;  // [heads, d/2] float: the largest |U_x + i U_y| of a pair
   int32_t scales = 0;  // [heads, pairs] float: of a fast pair's two rows; grouped only
   int32_t fast = 0;    // [units of the page] rows of fast pairs, bytes; grouped only

@@ -46,7 +46,7 @@ __global__ void PackSlow(const __half* up, int half, int pairs, int width, int s
   if (row >= 2 * slow) return;
   const int source = head * 2 * half + pairs + row / 2 + row % 2 * half;
   const int column = SlowColumn<kBits>(RowSlot(kBits, width, latent));
-  packed[(int64_t{head} * depth + row) * (slots + 8) + column] =
+  packed[int64_t{head} * depth * slots + OperandByte(slots, column, 2 * row) / 2] =
       up[int64_t{source} * width + latent];
 }
 

@@ -6,8 +6,6 @@
 
 namespace palu::cuda {
 
-#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
-
 // Latents that a word of the first plane gives a lane, in tiles of 16 for the product.
 __host__ __device__ constexpr int WordTiles(int bits) {
   return bits == 16 ? 1 : bits == 8 ? 2 : bits == 4 ? 4 : 8;
@@ -28,6 +26,8 @@ struct ValueShare {
   __device__ explicit ValueShare(int warp)
       : part(kParts == 1 ? 0 : warp / 2), first_set(kParts == 1 ? warp : warp % 2) {}
 };
+
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
 // Codes of two tokens as fp16 numbers q 2^-24 times the power of two of their plane: tile t has one
 // latent in the operand's first eight rows and one in the last.
