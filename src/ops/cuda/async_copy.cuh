@@ -80,6 +80,11 @@ __device__ inline void WaitForPreviousKernel() {
 #endif
 }
 
+// Makes what was written to shared memory visible to warpgroup products and bulk copies.
+__device__ inline void FenceForProducts() {
+  asm volatile("fence.proxy.async.shared::cta;\n" ::: "memory");
+}
+
 // Barrier `id` among `kThreads` threads.
 template <int kThreads>
 __device__ inline void SyncNamed(int id) {

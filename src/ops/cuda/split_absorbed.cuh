@@ -36,12 +36,28 @@ class AbsorbedScores {
   __device__ void Score(uint32_t key_page, uint32_t slow_rows, const KeyPlaces<kBits>& keys,
                         const uint32_t (&offsets)[2], const float (&key_scales)[2],
                         float (&scores)[2][1]) const {
+    constexpr int kFast = 2 * kForm.pairs;
+    const OperandB slow_operand(slow_rows, kForm.slow_rows());
+    KeyOperands<kBits, kChunks> operands;
+    operands.Load(key_page, keys, c_, offsets);
+    // Products of a head are under way while those before become parts of scores.
+    RowSums<kBits, kForm.slow_rows()> slow;
+    RowSums<kBits, kFast> fast[2];
     float parts[kForm.heads][2];
-    MultiplyKeys<Absorbed, kBits, kChunks>(
-        key_page, fast_, OperandB(slow_rows, kForm.slow_rows()), keys, c_, offsets,
-        [&](int pass, const RowSums<Absorbed, kBits>& sums) {
-          SumWaves(sums, pass, key_page + phi_, slow_rows + slow_scales_, parts);
-        });
+    operands.Multiply(slow_operand, kForm.slow_rows(), 0, slow);
+    operands.Multiply(fast_, kForm.fast_rows(), 0, fast[0]);
+    WgmmaWait<1>();
+    SumSlow(slow, key_page + phi_, slow_rows + slow_scales_, parts);
+#pragma unroll
+    for (int head = 0; head < kForm.heads; ++head) {
+      if (head + 1 < kForm.heads) {
+        operands.Multiply(fast_, kForm.fast_rows(), (head + 1) * kFast, fast[(head + 1) % 2]);
+        WgmmaWait<1>();
+      } else {
+        WgmmaWait<0>();
+      }
+      SumFast(fast[head % 2], parts[head]);
+    }
     JoinLanes(parts, scores);
 #pragma unroll
     for (int r = 0; r < 2; ++r) scores[r][0] *= key_scales[r] * head_scale_;
@@ -50,31 +66,30 @@ class AbsorbedScores {
   __device__ void Advance() { waves_.Advance(turns_, c_); }
 
  private:
-  // A lane's parts of the pass's heads: phi and slow_scales are shared addresses of its two terms,
-  // of its first token and of head 0.
-  __device__ void SumWaves(const RowSums<Absorbed, kBits>& sums, int pass, uint32_t phi,
-                           uint32_t slow_scales, float (&parts)[kForm.heads][2]) const {
-    constexpr int kOwn = Waves<kForm.pairs>::kOwn, kHeads = kForm.heads / kForm.passes;
+  // A lane's parts of scores from slow rows: phi and slow_scales are shared addresses of its two
+  // terms, of its first token and of head 0.
+  __device__ static void SumSlow(const RowSums<kBits, kForm.slow_rows()>& sums, uint32_t phi,
+                                 uint32_t slow_scales, float (&parts)[kForm.heads][2]) {
     const float2 phi0 = LoadFloat2(phi), phi1 = LoadFloat2(phi + 8 * kForm.terms * 4);
 #pragma unroll
-    for (int h = 0; h < kHeads; ++h) {
-      const int head = pass * kHeads + h;
-      const float2 scale = LoadFloat2(slow_scales + static_cast<uint32_t>(head * kForm.terms * 4));
-      const auto* slow = sums.slow + h * 4;
-      float x = phi0.x * scale.x * static_cast<float>(slow[0]);
-      float y = phi1.x * scale.x * static_cast<float>(slow[2]);
-      x += phi0.y * scale.y * static_cast<float>(slow[1]);
-      y += phi1.y * scale.y * static_cast<float>(slow[3]);
+    for (int h = 0; h < kForm.heads; ++h) {
+      const float2 scale = LoadFloat2(slow_scales + static_cast<uint32_t>(h * kForm.terms * 4));
+      const auto* slow = sums.of + h * 4;
+      parts[h][0] = phi0.x * scale.x * static_cast<float>(slow[0]) +
+                    phi0.y * scale.y * static_cast<float>(slow[1]);
+      parts[h][1] = phi1.x * scale.x * static_cast<float>(slow[2]) +
+                    phi1.y * scale.y * static_cast<float>(slow[3]);
+    }
+  }
+  // Adds a head's from fast rows.
+  __device__ void SumFast(const RowSums<kBits, 2 * kForm.pairs>& sums, float (&part)[2]) const {
 #pragma unroll
-      for (int k = 0; k < kOwn; ++k) {
-        const auto* fast = sums.fast + (h * kOwn + k) * 4;
-        x += waves_.at[k][0].x * static_cast<float>(fast[0]);
-        y += waves_.at[k][1].x * static_cast<float>(fast[2]);
-        x += waves_.at[k][0].y * static_cast<float>(fast[1]);
-        y += waves_.at[k][1].y * static_cast<float>(fast[3]);
-      }
-      parts[head][0] = x;
-      parts[head][1] = y;
+    for (int k = 0; k < Waves<kForm.pairs>::kOwn; ++k) {
+      const auto* fast = sums.of + k * 4;
+      part[0] += waves_.at[k][0].x * static_cast<float>(fast[0]);
+      part[1] += waves_.at[k][1].x * static_cast<float>(fast[2]);
+      part[0] += waves_.at[k][0].y * static_cast<float>(fast[1]);
+      part[1] += waves_.at[k][1].y * static_cast<float>(fast[3]);
     }
   }
 

@@ -1,5 +1,5 @@
 // The warpgroups of decode attention by the frequency split that work on pages: key groups make
-// scores and weights of every kKeyGroups-th tile, the value group sums latents of all.
+// scores and weights of tiles in turn, the value group sums latents of all.
 #pragma once
 
 #include "ops/cuda/split_absorbed.cuh"
@@ -19,11 +19,16 @@ struct ScoresOfForm<Absorbed, kBits, kChunks> {
   using Type = AbsorbedScores<kBits, kChunks>;
 };
 
+template <class Form>
+__device__ inline void SyncConsumers() {
+  SyncNamed<ConsumerThreads(Form::kForm)>(Form::kForm.key_groups + 2);
+}
+
 // Shared memory of a group's weights of every second of its tiles.
 template <class Form>
 __device__ inline uint32_t WeightsPlace(const SplitArguments& args, const std::byte* shared,
                                         int group, int buffer) {
-  constexpr int kBytes = Form::kForm.slots() * kWeightStride * 2;
+  constexpr int kBytes = WeightBytes(Form::kForm);
   return SharedAddress(shared) +
          static_cast<uint32_t>(args.plan.shared.weights + (group * 2 + buffer) * kBytes);
 }
@@ -36,7 +41,8 @@ __device__ void ConsumeKeys(const SplitArguments& args, const SplitShare& share,
   const AttentionView& layer = args.decode.layer;
   const SplitShared& at = args.plan.shared;
   SplitBarriers& bars = scratch.barriers;
-  const int group = static_cast<int>(threadIdx.x) / kGroupThreads - 1;
+  constexpr int kGroups = Form::kForm.key_groups;
+  const int group = static_cast<int>(threadIdx.x) / kGroupThreads;
   const int warp = static_cast<int>(threadIdx.x) / 32 % 4,
             lane = static_cast<int>(threadIdx.x) % 32;
   const int c = lane % 4, row = warp * 16 + lane / 4;  // tokens row and row + 8 of a tile
@@ -47,9 +53,9 @@ __device__ void ConsumeKeys(const SplitArguments& args, const SplitShare& share,
   const bool symmetric = layer.v.symmetric;
   const uint32_t base = SharedAddress(shared);
   const uint32_t slow_bytes = static_cast<uint32_t>(args.plan.slow_bytes());
-  const uint32_t stored = WeightsPlace<Form>(args, shared, group, 0) +
-                          static_cast<uint32_t>((OwnSlot<Form>(0, c) * kWeightStride + row) * 2);
-  constexpr uint32_t kBufferBytes = Form::kForm.slots() * kWeightStride * 2;
+  const uint32_t stored =
+      WeightsPlace<Form>(args, shared, group, 0) +
+      static_cast<uint32_t>(WeightPlace(WeightColumns(Form::kForm), OwnSlot<Form>(0, c), row));
 
   typename ScoresOfForm<Form, kBits, kChunks>::Type scores_of(args, shared, row, lane);
   scores_of.Start(layer.rope, share.position + int64_t{share.begin + group} * kTileTokens + row,
@@ -60,7 +66,7 @@ __device__ void ConsumeKeys(const SplitArguments& args, const SplitShare& share,
   const int per_block = layer.split.block_tokens / kTileTokens;
   int next_block = (share.begin / per_block + 1) * per_block;  // its first tile
   bars.slow_full[0].Wait(0);
-  for (int tile = share.begin + group; tile < share.end; tile += kKeyGroups) {
+  for (int tile = share.begin + group; tile < share.end; tile += kGroups) {
     for (; next_block <= tile; next_block += per_block) {
       if (lane == 0) bars.slow_empty[slow.stage].Arrive();
       slow.Advance(1, 2);
@@ -111,11 +117,12 @@ __device__ void ConsumeKeys(const SplitArguments& args, const SplitShare& share,
     }
     if (warp == 0 && lane == 0) scratch.raised[group][buffer.stage] = raise;
     Weigh<Form>(softmax, scores, value_scales, value_zeros,
-                stored + static_cast<uint32_t>(buffer.stage) * kBufferBytes);
+                stored + static_cast<uint32_t>(buffer.stage * WeightBytes(Form::kForm)));
+    FenceForProducts();
     __syncwarp();
     if (lane == 0) bars.weights_full[group][buffer.stage].Arrive();
     buffer.Advance(1, 2);
-    place.Advance(kKeyGroups, args.plan.stages);
+    place.Advance(kGroups, args.plan.stages);
   }
   StoreSoftmax<Form>(softmax, group, warp, lane, scratch);
 }
@@ -131,17 +138,12 @@ __device__ inline void ClearRows(std::byte* page, int row_bytes, int valid, int 
   }
 }
 
-// Columns of the products with values: a slot each; four slots come twice.
-template <class Form>
-inline constexpr int kValueColumns = Form::kForm.slots() > 8 ? 2 : 1;
-template <class Form>
-__device__ inline int SlotOfColumn(int n, int column) {
-  return n * 8 + column % Form::kForm.slots();
-}
-
+// The group's sums of latents, of the weights of each key group: [tile][2 column pairs ..], column
+// 8 n + 2 c + j of upper row u at 4 n + 2 u + j.
 template <class Form, int kBits, int kWidth>
 struct ValueSums {
-  float of[kKeyGroups][kValueColumns<Form>][ValueShare<kBits, kWidth>::kTiles][4];
+  static constexpr int kColumns = WeightColumns(Form::kForm);
+  float of[Form::kForm.key_groups][ValueShare<kBits, kWidth>::kTiles][kColumns / 2];
 };
 
 template <class Form, int kBits, int kWidth>
@@ -150,22 +152,20 @@ __device__ inline void SumValues(const SplitArguments& args, const SplitShare& s
                                  SplitScratch<Form::kForm.slots()>& scratch,
                                  ValueSums<Form, kBits, kWidth>& sums) {
   using Share = ValueShare<kBits, kWidth>;
-  constexpr int kColumns = kValueColumns<Form>;
+  constexpr int kGroups = Form::kForm.key_groups, kColumns = WeightColumns(Form::kForm);
   const SplitShared& at = args.plan.shared;
   SplitBarriers& bars = scratch.barriers;
   const int thread = static_cast<int>(threadIdx.x) % kGroupThreads, lane = thread % 32;
   const int width = args.decode.layer.v.pages[args.plan.page_of(share.unit)].width;
   const int row_bytes = RowBytes(kBits, width), plane = PlaneBytes(kBits, width);
-  const ValuePlaces places(row_bytes, values.part, Share::kSteps, values.first_set, lane);
+  const ValuePlaces places(row_bytes, values.first_set, lane);
   const uint32_t base = SharedAddress(shared);
-  const uint32_t read =
-      static_cast<uint32_t>(lane / 4 % Form::kForm.slots() * kWeightStride * 2) + places.weight;
 #pragma unroll
-  for (int i = 0; i < static_cast<int>(sizeof(sums) / 4); ++i) (&sums.of[0][0][0][0])[i] = 0;
+  for (int i = 0; i < static_cast<int>(sizeof(sums) / 4); ++i) (&sums.of[0][0][0])[i] = 0;
   RingPlace place, buffer;
-  for (int first = share.begin; first < share.end; first += kKeyGroups) {
+  for (int first = share.begin; first < share.end; first += kGroups) {
 #pragma unroll
-    for (int group = 0; group < kKeyGroups; ++group) {
+    for (int group = 0; group < kGroups; ++group) {
       const int tile = first + group;
       if (tile >= share.end) break;
       bars.value_full[place.stage].Wait(place.phase);
@@ -173,28 +173,28 @@ __device__ inline void SumValues(const SplitArguments& args, const SplitShare& s
       if constexpr (kBits == 16) {  // weights of zero do not hide what is no number
         if (const int valid = share.length - tile * kTileTokens; valid < kTileTokens) {
           ClearRows(shared + at.values + place.stage * at.value_stage, row_bytes, valid, thread);
-          SyncNamed<kGroupThreads>(kConsumers);
+          SyncNamed<kGroupThreads>(kGroups + 1);
         }
       }
       if (scratch.raised[group][buffer.stage]) {
         const float* factors = scratch.factors[group][buffer.stage];
 #pragma unroll
-        for (int n = 0; n < kColumns; ++n) {
+        for (int n = 0; n < kColumns / 8; ++n) {
 #pragma unroll
           for (int j = 0; j < 2; ++j) {
-            const float factor = factors[SlotOfColumn<Form>(n, 2 * (lane % 4) + j)];
+            const float factor = factors[(8 * n + 2 * (lane % 4) + j) % Form::kForm.slots()];
 #pragma unroll
             for (int i = 0; i < Share::kTiles; ++i) {
-              sums.of[group][n][i][j] *= factor;
-              sums.of[group][n][i][2 + j] *= factor;
+              sums.of[group][i][4 * n + j] *= factor;
+              sums.of[group][i][4 * n + 2 + j] *= factor;
             }
           }
         }
       }
-      SumLatents<kBits, kWidth, kColumns, 8 * kWeightStride * 2>(
-          base + at.values + static_cast<uint32_t>(place.stage * at.value_stage),
-          WeightsPlace<Form>(args, shared, group, buffer.stage) + read, plane, values, places, lane,
-          sums.of[group]);
+      const uint32_t page = base + at.values + static_cast<uint32_t>(place.stage * at.value_stage);
+      const OperandB weights(WeightsPlace<Form>(args, shared, group, buffer.stage), kColumns);
+      SumLatents<kBits, kWidth, kColumns>(page, weights, plane, values, places, lane,
+                                          sums.of[group]);
       __syncwarp();
       if (lane == 0) {
         bars.value_empty[place.stage].Arrive();
@@ -214,55 +214,56 @@ __device__ inline float GroupWeight(const SplitScratch<kSlots>& scratch, int gro
                                     float max) {
   return Exp2(scratch.reference[group][slot] - Shift(max));
 }
-template <int kSlots>
-__device__ inline float LargestReference(const SplitScratch<kSlots>& scratch, int slot) {
+template <class Form>
+__device__ inline float LargestReference(const SplitScratch<Form::kForm.slots()>& scratch,
+                                         int slot) {
   float max = scratch.reference[0][slot];
 #pragma unroll
-  for (int g = 1; g < kKeyGroups; ++g) max = fmaxf(max, scratch.reference[g][slot]);
+  for (int g = 1; g < Form::kForm.key_groups; ++g) max = fmaxf(max, scratch.reference[g][slot]);
   return max;
 }
 
-// The value group's sums of all groups, joined, into `out` [parts, slots, width].
+// The value group's sums of all groups, joined, into `out` [slots, width].
 template <class Form, int kBits, int kWidth>
 __device__ inline void JoinValues(const ValueShare<kBits, kWidth>& values, int width, int lane,
                                   const SplitScratch<Form::kForm.slots()>& scratch,
                                   const ValueSums<Form, kBits, kWidth>& sums, float* out) {
   using Share = ValueShare<kBits, kWidth>;
-  constexpr int kSlots = Form::kForm.slots(), kTiles = WordTiles(kBits);
+  constexpr int kSlots = Form::kForm.slots(), kGroups = Form::kForm.key_groups;
   const int c = lane % 4, g = lane / 4, plane = PlaneBytes(kBits, width);
   if (2 * c >= kSlots) return;  // columns that come again
-  float* own = out + values.part * kSlots * width;
 #pragma unroll
-  for (int n = 0; n < kValueColumns<Form>; ++n) {
+  for (int n = 0; n < (kSlots + 7) / 8; ++n) {
 #pragma unroll
     for (int j = 0; j < 2; ++j) {
-      const int slot = SlotOfColumn<Form>(n, 2 * c + j);
-      const float max = LargestReference(scratch, slot);
-      float scale[kKeyGroups], zero = 0;
+      const int slot = 8 * n + 2 * c + j;
+      const float max = LargestReference<Form>(scratch, slot);
+      float scale[kGroups], zero = 0;
 #pragma unroll
-      for (int from = 0; from < kKeyGroups; ++from) {
+      for (int from = 0; from < kGroups; ++from) {
         scale[from] = GroupWeight(scratch, from, slot, max) * scratch.unit[from] / kUnitWeight;
         float zeros = 0;
 #pragma unroll
         for (int w = 0; w < 4; ++w) zeros += scratch.zeros[from][w][slot];
-        zero += values.part == 0 ? scale[from] * zeros : 0.0f;
+        zero += scale[from] * zeros;
       }
 #pragma unroll
       for (int u = 0; u < Share::kUnits; ++u) {
         const int byte = (values.first_set + 4 * u) * 32 + 4 * g;
         if (byte >= plane) break;
 #pragma unroll
-        for (int t = 0; t < kTiles; ++t) {
+        for (int t = 0; t < Share::kUnitTiles; ++t) {
 #pragma unroll
           for (int upper = 0; upper < 2; ++upper) {
             float factor;
-            const int latent = ValueLatent<kBits>(plane, byte, t, upper, factor);
+            const int tile = values.part * Share::kUnitTiles + t;
+            const int latent = ValueLatent<kBits>(plane, byte, tile, upper, factor);
             float sum = 0;
 #pragma unroll
-            for (int from = 0; from < kKeyGroups; ++from) {
-              sum += scale[from] * sums.of[from][n][u * kTiles + t][2 * upper + j];
+            for (int from = 0; from < kGroups; ++from) {
+              sum += scale[from] * sums.of[from][u * Share::kUnitTiles + t][4 * n + 2 * upper + j];
             }
-            own[slot * width + latent] = factor * sum - zero;
+            out[slot * width + latent] = factor * sum - zero;
           }
         }
       }
@@ -271,18 +272,18 @@ __device__ inline void JoinValues(const ValueShare<kBits, kWidth>& values, int w
 }
 
 // The share's results, by all consumers.
-template <class Form, int kParts>
+template <class Form>
 __device__ inline void StoreShare(const SplitArguments& args, const SplitShare& share,
                                   const SplitScratch<Form::kForm.slots()>& scratch,
                                   const float* out) {
-  constexpr int kSlots = Form::kForm.slots(), kThreads = kConsumers * kGroupThreads;
-  const int t = static_cast<int>(threadIdx.x) - kGroupThreads;
+  constexpr int kSlots = Form::kForm.slots(), kThreads = ConsumerThreads(Form::kForm);
+  const int t = static_cast<int>(threadIdx.x);
   const int width = args.decode.layer.v.pages[args.plan.page_of(share.unit)].width;
   if (t < kSlots) {
-    const float max = LargestReference(scratch, t);
+    const float max = LargestReference<Form>(scratch, t);
     float total = 0;
 #pragma unroll
-    for (int g = 0; g < kKeyGroups; ++g) {
+    for (int g = 0; g < Form::kForm.key_groups; ++g) {
       float sum = 0;
 #pragma unroll
       for (int w = 0; w < 4; ++w) sum += scratch.sums[g][w][t];
@@ -295,18 +296,13 @@ __device__ inline void StoreShare(const SplitArguments& args, const SplitShare& 
     const int slot = i / (width / 4), column = i % (width / 4) * 4;
     const int64_t index = PartialIndexOf(args, share, slot);
     if (index < 0) continue;
-    float4 value = {0, 0, 0, 0};
-#pragma unroll
-    for (int p = 0; p < kParts; ++p) {
-      const float4 x = *reinterpret_cast<const float4*>(out + (p * kSlots + slot) * width + column);
-      value = {value.x + x.x, value.y + x.y, value.z + x.z, value.w + x.w};
-    }
     *reinterpret_cast<float4*>(args.decode.partials.sums + index * args.decode.layer.v.max_width +
-                               column) = value;
+                               column) =
+        *reinterpret_cast<const float4*>(out + slot * width + column);
   }
 }
 
-// All that a consumer does.
+// All that the value group does before the results are stored.
 template <class Form, int kBits, int kWidth>
 __device__ void ConsumeValues(const SplitArguments& args, const SplitShare& share,
                               std::byte* shared, SplitScratch<Form::kForm.slots()>& scratch) {
@@ -316,7 +312,7 @@ __device__ void ConsumeValues(const SplitArguments& args, const SplitShare& shar
   const ValueShare<kBits, kWidth> values(warp);
   ValueSums<Form, kBits, kWidth> sums;
   SumValues<Form, kBits, kWidth>(args, share, shared, values, scratch, sums);
-  SyncNamed<kConsumers * kGroupThreads>(kConsumers + 1);  // the ring has been read
+  SyncConsumers<Form>();  // the ring has been read
   JoinValues<Form, kBits, kWidth>(
       values, args.decode.layer.v.pages[args.plan.page_of(share.unit)].width, lane, scratch, sums,
       reinterpret_cast<float*>(shared + args.plan.shared.keys));

@@ -1,10 +1,10 @@
 // Decode attention by the frequency split (split_plan.h), on Hopper's warpgroup products.
 //
-// A thread block has one unit of one sequence and a contiguous share of its tiles of 64 tokens. Its
-// first warpgroup copies pages into a ring. The key groups take tiles in turn: codes of keys become
-// operands in registers, their products with the rows W stay in registers and become scores there.
-// Weights go through shared memory to the last warpgroup, which multiplies them with the codes of
-// values, of which each warp has some latents of all tokens.
+// A thread block has one unit of one sequence and a contiguous share of its tiles of 64 tokens. One
+// warp copies pages into a ring. Key groups take tiles in turn: codes of keys become operands in
+// registers, their products with the rows W stay in registers and become scores there. Weights go
+// through shared memory to the value group, which multiplies codes of values with them: each of its
+// warps has some latents of all tokens.
 #pragma once
 
 #include "ops/cuda/launch_early.cuh"
@@ -13,27 +13,31 @@
 
 namespace palu::cuda {
 
-// Registers of a thread of each warpgroup: all together those that the kernel is launched with.
+// Registers of a thread, multiples of 8: at launch, and what warpgroups take and leave of them.
 template <class Form, int kBits, int kWidth>
 struct SplitRegisters {
-  static constexpr int kColumns = Form::kForm.slots() > 8 ? 2 : 1;
-  static constexpr int kSums = kKeyGroups * kColumns * ValueShare<kBits, kWidth>::kTiles * 4;
-  static constexpr int kCopies = 32;
+  static constexpr int kGroups = Form::kForm.key_groups;
+  static constexpr bool kCopyGroup = SplitThreads(Form::kForm) % kGroupThreads == 0;
+  static constexpr int kLaunched = 65536 / SplitThreads(Form::kForm) / 8 * 8;
+  static constexpr int kCopies = kCopyGroup ? 32 : kLaunched;
+  static constexpr int kPool = kLaunched * (kGroups + 1) + (kCopyGroup ? kLaunched - kCopies : 0);
+  static constexpr int kSums =
+      kGroups * ValueShare<kBits, kWidth>::kTiles * (WeightColumns(Form::kForm) / 2);
   static constexpr int kValues = kSums + 64;
-  static constexpr int kKeys = (65536 / kGroupThreads - kCopies - kValues) / kKeyGroups / 8 * 8;
+  static constexpr int kKeys = (kPool - kValues) / kGroups / 8 * 8;
 };
-template <int kRegisters>
-__device__ inline void TakeRegisters() {
-  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;\n" ::"n"(kRegisters));
-}
-template <int kRegisters>
-__device__ inline void LeaveRegisters() {
-  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;\n" ::"n"(kRegisters));
+template <int kRegisters, int kLaunched>
+__device__ inline void ChangeRegisters() {
+  if constexpr (kRegisters > kLaunched) {
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;\n" ::"n"(kRegisters));
+  } else if constexpr (kRegisters < kLaunched) {
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;\n" ::"n"(kRegisters));
+  }
 }
 
 // grid: (splits, units, count).
 template <class Form, int kBits, int kChunks, int kWidth>
-__global__ void __launch_bounds__(kSplitThreads, 1)
+__global__ void __maxnreg__((SplitRegisters<Form, kBits, kWidth>::kLaunched))
     SplitDecode(const __grid_constant__ SplitArguments args) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   extern __shared__ __align__(1024) std::byte shared[];
@@ -56,9 +60,9 @@ __global__ void __launch_bounds__(kSplitThreads, 1)
       *reinterpret_cast<SplitScratch<kForm.slots()>*>(shared + args.plan.shared.scratch);
   SplitBarriers& bars = scratch.barriers;
   const int t = static_cast<int>(threadIdx.x);
-  if (t == 0) bars.Init(args.plan.stages);
+  if (t == 0) bars.Init(args.plan.stages, kForm.key_groups);
   if (t < kForm.pairs) {  // what a group's next tile is turned by
-    const double turns = kKeyGroups * kTileTokens * args.decode.layer.rope.turns[t];
+    const double turns = kForm.key_groups * kTileTokens * args.decode.layer.rope.turns[t];
     float x, y;
     sincospif(static_cast<float>(2 * (turns - rint(turns))), &y, &x);
     asm volatile("st.shared.v2.f32 [%0], {%1, %2};\n" ::"r"(TurnsPlace<Form>(args, shared) +
@@ -68,25 +72,24 @@ __global__ void __launch_bounds__(kSplitThreads, 1)
   }
   __syncthreads();
   using Registers = SplitRegisters<Form, kBits, kWidth>;
+  constexpr int kLaunched = Registers::kLaunched;
   const int group = t / kGroupThreads;
-  if (group == 0) {
-    LeaveRegisters<Registers::kCopies>();
-    Produce<Form, kBits>(args, share, shared, bars);
+  if (group > kForm.key_groups) {
+    ChangeRegisters<Registers::kCopies, kLaunched>();
+    if (t < ConsumerThreads(kForm) + 32) Produce<Form, kBits>(args, share, shared, bars);
     return;
   }
-  if (group < kConsumers) {
-    TakeRegisters<Registers::kKeys>();
+  if (group < kForm.key_groups) {
+    ChangeRegisters<Registers::kKeys, kLaunched>();
     ConsumeKeys<Form, kBits, kChunks>(args, share, shared, scratch);
-    SyncNamed<kConsumers * kGroupThreads>(kConsumers + 1);
+    SyncConsumers<Form>();
   } else {
-    constexpr int kLaunched = 65536 / kSplitThreads;
-    if constexpr (Registers::kValues > kLaunched) TakeRegisters<Registers::kValues>();
-    if constexpr (Registers::kValues < kLaunched) LeaveRegisters<Registers::kValues>();
+    ChangeRegisters<Registers::kValues, kLaunched>();
     ConsumeValues<Form, kBits, kWidth>(args, share, shared, scratch);
   }
-  SyncNamed<kConsumers * kGroupThreads>(kConsumers + 1);
-  StoreShare<Form, ValueShare<kBits, kWidth>::kParts>(
-      args, share, scratch, reinterpret_cast<const float*>(shared + args.plan.shared.keys));
+  SyncConsumers<Form>();
+  StoreShare<Form>(args, share, scratch,
+                   reinterpret_cast<const float*>(shared + args.plan.shared.keys));
 #endif
 }
 
@@ -98,7 +101,7 @@ void LaunchSplitInstance(const SplitArguments& args, cudaStream_t stream) {
         "reserving shared memory");
   const dim3 grid(static_cast<unsigned>(args.plan.splits), static_cast<unsigned>(args.plan.units),
                   static_cast<unsigned>(args.decode.sequences.count));
-  LaunchEarly(kernel, grid, kSplitThreads, static_cast<size_t>(bytes), stream, args);
+  LaunchEarly(kernel, grid, SplitThreads(Form::kForm), static_cast<size_t>(bytes), stream, args);
 }
 
 template <class Form, int kBits, int kChunks>

@@ -102,11 +102,29 @@ class GroupedScores {
                         float (&scores)[2][4]) const {
     float products[2][4];
     Clear(products);
-    MultiplyKeys<Form, kBits, kChunks>(
-        key_page, fast_, OperandB(slow_rows, kForm.slow_rows()), keys, c_, offsets,
-        [&](int pass, const RowSums<Form, kBits>& sums) {
-          MeetQueries(sums, pass, key_page + phi_, slow_rows + slow_scales_, products);
-        });
+    KeyOperands<kBits, kChunks> operands;
+    operands.Load(key_page, keys, c_, offsets);
+    const OperandB slow_operand(slow_rows, kForm.slow_rows());
+    // Products are under way while those before meet the queries: fast rows of two KV heads, slow
+    // rows of eight slots.
+    RowSums<kBits, kFastPiece> fast;
+    RowSums<kBits, kSlowPiece> slow;
+    operands.Multiply(fast_, kForm.fast_rows(), 0, fast);
+#pragma unroll
+    for (int t = 0; t < 2; ++t) {
+      operands.Multiply(slow_operand, kForm.slow_rows(), t * kSlowPiece, slow);
+      if (t < kFastPieces) {
+        WgmmaWait<1>();
+        MeetFast(fast, t, products);
+      }
+      if (t + 1 < kFastPieces) {
+        operands.Multiply(fast_, kForm.fast_rows(), kFastPiece, fast);
+        WgmmaWait<1>();
+      } else {
+        WgmmaWait<0>();
+      }
+      MeetSlow(slow, key_page + phi_, slow_rows + slow_scales_, t, products[t]);
+    }
     Add<false>(products, head_scales_, key_scales, scores);
     if (has_bias_) {
       ScoreBias<kForm.pairs, kForm.terms>(
@@ -135,40 +153,46 @@ class GroupedScores {
     }
   }
 
-  // Products of slots at a warp's 16 tokens, before the scales of tokens and slots: those of the
-  // pass's rows; products[t] as a product's result over slots 8 t and on. `phi`: shared address of
-  // the waves of the thread's first token; `slow_scales`: of this lane's first fragment.
-  __device__ void MeetQueries(const RowSums<Form, kBits>& sums, int pass, uint32_t phi,
-                              uint32_t slow_scales, float (&products)[2][4]) const {
-    using Sums = RowSums<Form, kBits>;
-    constexpr int kTilesOfHead = kForm.pairs / 4, kTerms = kForm.terms;
-    constexpr int kSteps = kFastSteps<kHeads>;
-    constexpr uint32_t kFragments = 32 * sizeof(Fragment);
+  static constexpr int kFastPiece = 4 * kForm.pairs, kFastPieces = kForm.fast_rows() / kFastPiece;
+  static constexpr int kSlowPiece = kForm.slow_rows() / 2;
+
+  // Adds to products of slots at a warp's 16 tokens, before the scales of tokens and slots, those
+  // of a piece's fast rows, rotated; products[t] as a product's result over slots 8 t and on.
+  __device__ void MeetFast(const RowSums<kBits, kFastPiece>& sums, int piece,
+                           float (&products)[2][4]) const {
+    constexpr int kTilesOfHead = kForm.pairs / 4, kSteps = kFastSteps<kHeads>;
+    static_assert(kFastPiece % (8 * kTilesOfHead) == 0);
 #pragma unroll
-    for (int s = 0; s < Sums::kFast / 16; ++s) {
+    for (int s = 0; s < kFastPiece / 16; ++s) {
       uint32_t a[4];
 #pragma unroll
       for (int j = 0; j < 2; ++j) {
         const int tile = 2 * s + j;
 #pragma unroll
         for (int r = 0; r < 2; ++r) {
-          const float x = static_cast<float>(sums.fast[4 * tile + 2 * r]);
-          const float y = static_cast<float>(sums.fast[4 * tile + 2 * r + 1]);
+          const float x = static_cast<float>(sums.of[4 * tile + 2 * r]);
+          const float y = static_cast<float>(sums.of[4 * tile + 2 * r + 1]);
           const float2 w = waves_.at[tile % kTilesOfHead][r];
           a[2 * j + r] = Halves(x * w.x - y * w.y, x * w.y + y * w.x);
         }
       }
 #pragma unroll
       for (int t = 0; t < 2; ++t) {
-        const int at = pass * (Sums::kFast / 16) + s - FirstFastStep<kHeads>(t);
+        const int at = piece * (kFastPiece / 16) + s - FirstFastStep<kHeads>(t);
         if (at < 0 || at >= kSteps) continue;
         const Fragment b =
-            LoadFragment(queries_ + static_cast<uint32_t>(t * kSteps + at) * kFragments);
+            LoadFragment(queries_ + static_cast<uint32_t>((t * kSteps + at) * kFragments));
         Mma<__half>(products[t], a, b.x, b.y);
       }
     }
+  }
+  // The same of eight slots' slow rows; `phi`: shared address of the waves of the thread's first
+  // token, `scales`: of this lane's first fragment.
+  __device__ void MeetSlow(const RowSums<kBits, kSlowPiece>& sums, uint32_t phi, uint32_t scales,
+                           int piece, float (&products)[4]) const {
     // Columns 8 i + 2 c and the next of tile i are terms 2 u, 2 u + 1 of a slot, u = (i + c) mod 3.
-    static_assert(kTerms == 6 && Sums::kSlow % 48 == 0 && Sums::kFast % (8 * kTilesOfHead) == 0);
+    constexpr int kTerms = kForm.terms;
+    static_assert(kTerms == 6 && kSlowPiece == 48);
     float2 wave[3][2];
 #pragma unroll
     for (int k = 0; k < 3; ++k) {
@@ -179,7 +203,7 @@ class GroupedScores {
       }
     }
 #pragma unroll
-    for (int s = 0; s < Sums::kSlow / 16; ++s) {
+    for (int s = 0; s < kSlowSteps; ++s) {
       uint32_t a[4];
 #pragma unroll
       for (int j = 0; j < 2; ++j) {
@@ -187,16 +211,17 @@ class GroupedScores {
 #pragma unroll
         for (int r = 0; r < 2; ++r) {
           const float2 w = wave[tile % 3][r];
-          a[2 * j + r] = Halves(w.x * static_cast<float>(sums.slow[4 * tile + 2 * r]),
-                                w.y * static_cast<float>(sums.slow[4 * tile + 2 * r + 1]));
+          a[2 * j + r] = Halves(w.x * static_cast<float>(sums.of[4 * tile + 2 * r]),
+                                w.y * static_cast<float>(sums.of[4 * tile + 2 * r + 1]));
         }
       }
-      const int step = pass * (Sums::kSlow / 16) + s;
-      const Fragment b = LoadFragment(slow_scales + static_cast<uint32_t>(step) * kFragments);
-      Mma<__half>(products[step / kSlowSteps], a, b.x, b.y);
+      const Fragment b =
+          LoadFragment(scales + static_cast<uint32_t>((piece * kSlowSteps + s) * kFragments));
+      Mma<__half>(products, a, b.x, b.y);
     }
   }
 
+  static constexpr int kFragments = 32 * sizeof(Fragment);
   int c_;
   OperandB fast_;
   uint32_t queries_, head_scales_, turns_, phi_, slow_scales_, slow_bias_;

@@ -90,9 +90,9 @@ struct KeyPlaces {
   __device__ KeyPlaces(const ProjectionView& p, int width, int row)
       : plane(PlaneBytes(kBits, width)), symmetric(p.symmetric) {
     const int row_bytes = RowBytes(kBits, width);
-    row_start = static_cast<uint32_t>(StagedRow(row_bytes, row));
+    row_start = static_cast<uint32_t>(row * row_bytes);
     row_step = static_cast<uint32_t>(8 * row_bytes);
-    scale = static_cast<uint32_t>(StagedScales(row_bytes) + row * 2);
+    scale = static_cast<uint32_t>(kTileTokens * row_bytes + row * 2);
   }
 };
 
@@ -112,86 +112,54 @@ __device__ inline uint32_t LoadZero(uint32_t scale, int token, bool symmetric) {
   if (symmetric) return 1u << (kBits - 1);
   return LoadByte(scale + kTileTokens * 2 - static_cast<uint32_t>(token));
 }
-// A thread's part of a tile's products with a pass's rows W.
-template <class Form, int kBits>
+// A thread's part of a tile's products with kRows rows W.
+template <int kBits, int kRows>
 struct RowSums {
-  using Sum = std::conditional_t<IntegerRows(kBits), int32_t, float>;
-  static constexpr int kFast = Form::kForm.fast_rows() / Form::kForm.passes;
-  static constexpr int kSlow = Form::kForm.slow_rows() / Form::kForm.passes;
-  Sum fast[kFast / 2], slow[kSlow / 2];
+  std::conditional_t<IntegerRows(kBits), int32_t, float> of[kRows / 2];
 };
 
-// A chunk of a tile's keys as operands.
-template <int kBits>
-__device__ inline void LoadKeys(uint32_t stage, const KeyPlaces<kBits>& places, int chunk, int c,
-                                const uint32_t (&offsets)[2],
-                                uint32_t (&operands)[ChunkSteps(kBits)][4]) {
-#pragma unroll
-  for (int r = 0; r < 2; ++r) {
-    uint32_t out[ChunkSteps(kBits)][2];
-    const uint32_t at = stage + places.row_start + r * places.row_step;
-    const uint4 low = Load16(at + 16 * c + chunk * kChunkBytes);
-    uint4 high = {};
-    int shift = 0;
-    if constexpr (kBits == 3) {
-      const int byte = chunk * kChunkBytes + 16 * c, half = places.plane / 2;
-      shift = byte >= half ? 1 : 0;
-      high = Load16(at + places.plane + byte - shift * half);
-    }
-    UnpackKeys<kBits>(low, high, shift, offsets[r], out);
-#pragma unroll
-    for (int s = 0; s < ChunkSteps(kBits); ++s) {
-      operands[s][r] = out[s][0];
-      operands[s][2 + r] = out[s][1];
-    }
-  }
-}
+// A tile's keys as operands.
+template <int kBits, int kChunks>
+struct KeyOperands {
+  static constexpr int kSteps = kChunks * ChunkSteps(kBits);
+  uint32_t of[kSteps][4];
 
-// Starts the products of a chunk with a pass's rows W.
-template <class Form, int kBits>
-__device__ inline void MultiplyChunk(const uint32_t (&operands)[ChunkSteps(kBits)][4], int chunk,
-                                     int pass, const OperandB& fast, const OperandB& slow,
-                                     RowSums<Form, kBits>& sums) {
-  using Sums = RowSums<Form, kBits>;
-  WgmmaFence();
+  __device__ void Load(uint32_t stage, const KeyPlaces<kBits>& places, int c,
+                       const uint32_t (&offsets)[2]) {
 #pragma unroll
-  for (int s = 0; s < ChunkSteps(kBits); ++s) {
-    const int step = chunk * ChunkSteps(kBits) + s;
-    const int k = step * 32;  // bytes
-    Wgmma(sums.fast, operands[s],
-          OperandB(fast, k * Form::kForm.fast_rows() + pass * Sums::kFast * 16), step > 0);
-    Wgmma(sums.slow, operands[s],
-          OperandB(slow, k * Form::kForm.slow_rows() + pass * Sums::kSlow * 16), step > 0);
-  }
-  WgmmaCommit();
-}
-
-// The products of a tile's keys with all rows W, pass by pass: use(pass, sums).
-template <class Form, int kBits, int kChunks, class Use>
-__device__ inline void MultiplyKeys(uint32_t stage, const OperandB& fast, const OperandB& slow,
-                                    const KeyPlaces<kBits>& places, int c,
-                                    const uint32_t (&offsets)[2], const Use& use) {
-  constexpr int kPasses = Form::kForm.passes;
-  // Several passes keep the operands where they fit; else the next ones are made while some are
-  // under way, where sums leave room.
-  constexpr bool kKeep = kPasses > 1 && kChunks * ChunkSteps(kBits) <= 8;
-  using Sums = RowSums<Form, kBits>;
-  constexpr int kBuffers = kKeep ? kChunks : Sums::kFast + Sums::kSlow > 160 ? 1 : 2;
-  uint32_t a[kBuffers][ChunkSteps(kBits)][4];
+    for (int i = 0; i < 2 * kChunks; ++i) {
+      const int chunk = i / 2, r = i % 2;
+      uint32_t out[ChunkSteps(kBits)][2];
+      const uint32_t at = stage + places.row_start + r * places.row_step;
+      const uint4 low = Load16(at + 16 * c + chunk * kChunkBytes);
+      uint4 high = {};
+      int shift = 0;
+      if constexpr (kBits == 3) {
+        const int byte = chunk * kChunkBytes + 16 * c, half = places.plane / 2;
+        shift = byte >= half ? 1 : 0;
+        high = Load16(at + places.plane + byte - shift * half);
+      }
+      UnpackKeys<kBits>(low, high, shift, offsets[r], out);
 #pragma unroll
-  for (int pass = 0; pass < kPasses; ++pass) {
-    Sums sums;
-#pragma unroll
-    for (int chunk = 0; chunk < kChunks; ++chunk) {
-      if (!kKeep && chunk >= kBuffers) WgmmaWait<kBuffers - 1>();
-      auto& now = a[chunk % kBuffers];
-      if (!kKeep || pass == 0) LoadKeys<kBits>(stage, places, chunk, c, offsets, now);
-      MultiplyChunk<Form, kBits>(now, chunk, pass, fast, slow, sums);
+      for (int s = 0; s < ChunkSteps(kBits); ++s) {
+        of[chunk * ChunkSteps(kBits) + s][r] = out[s][0];
+        of[chunk * ChunkSteps(kBits) + s][2 + r] = out[s][1];
+      }
     }
-    WgmmaWait<0>();
-    use(pass, sums);
   }
-}
+
+  // Starts the products with kRows of the `all` rows of a matrix, from `first` on.
+  template <int kRows>
+  __device__ void Multiply(const OperandB& rows, int all, int first,
+                           RowSums<kBits, kRows>& sums) const {
+    WgmmaFence();
+#pragma unroll
+    for (int s = 0; s < kSteps; ++s) {
+      Wgmma(sums.of, of[s], OperandB(rows, s * 32 * all + first * 16), s > 0);
+    }
+    WgmmaCommit();
+  }
+};
 
 #endif  // __CUDA_ARCH_FEAT_SM90_ALL
 

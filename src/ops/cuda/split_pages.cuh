@@ -8,25 +8,31 @@
 namespace palu::cuda {
 
 inline constexpr int kGroupThreads = 128;  // of a warpgroup
-// Warpgroups: one copies, kKeyGroups make scores, one sums values.
-inline constexpr int kConsumers = kKeyGroups + 1;
-inline constexpr int kSplitThreads = (1 + kConsumers) * kGroupThreads;
 inline constexpr int kMaxStagesOfSplit = 6;
 inline constexpr float kDenormal = 16777216.0f;  // a code as bits of an fp16 number is worth 2^-24
+
+// Threads: key groups, the value group, then those of the copying warp, a warpgroup of its own
+// where that leaves more registers for the others.
+__host__ __device__ constexpr int ConsumerThreads(const SplitForm& form) {
+  return (form.key_groups + 1) * kGroupThreads;
+}
+__host__ __device__ constexpr int SplitThreads(const SplitForm& form) {
+  return ConsumerThreads(form) + (form.key_groups == 2 ? kGroupThreads : 32);
+}
 
 struct SplitBarriers {
   PhaseBarrier fast;
   PhaseBarrier slow_full[2], slow_empty[2];
   PhaseBarrier key_full[kMaxStagesOfSplit], key_empty[kMaxStagesOfSplit];
   PhaseBarrier value_full[kMaxStagesOfSplit], value_empty[kMaxStagesOfSplit];
-  PhaseBarrier weights_full[kKeyGroups][2], weights_empty[kKeyGroups][2];
+  PhaseBarrier weights_full[kMaxKeyGroups][2], weights_empty[kMaxKeyGroups][2];
 
-  __device__ void Init(int stages) {
+  __device__ void Init(int stages, int key_groups) {
     fast.Init(1);
     for (int i = 0; i < 2; ++i) {
       slow_full[i].Init(1);
-      slow_empty[i].Init(kKeyGroups * 4);
-      for (int g = 0; g < kKeyGroups; ++g) {
+      slow_empty[i].Init(key_groups * 4);
+      for (int g = 0; g < key_groups; ++g) {
         weights_full[g][i].Init(4);
         weights_empty[g][i].Init(4);
       }
@@ -58,13 +64,13 @@ struct RingPlace {
 // Scores, weights and what is left of them when a share ends.
 template <int kSlots>
 struct SplitScratch {
-  float max[kKeyGroups][4][kSlots];      // of a warp's scores
-  float value_scale[kKeyGroups][4];      // largest of a warp's tokens
-  float factors[kKeyGroups][2][kSlots];  // of the sums before a tile's weights, when it raised
-  int raised[kKeyGroups][2];             // the references
-  float reference[kKeyGroups][kSlots];   // at the end
-  float unit[kKeyGroups];
-  float sums[kKeyGroups][4][kSlots], zeros[kKeyGroups][4][kSlots];
+  float max[kMaxKeyGroups][4][kSlots];      // of a warp's scores
+  float value_scale[kMaxKeyGroups][4];      // largest of a warp's tokens
+  float factors[kMaxKeyGroups][2][kSlots];  // of the sums before a tile's weights, when it raised
+  int raised[kMaxKeyGroups][2];             // the references
+  float reference[kMaxKeyGroups][kSlots];   // at the end
+  float unit[kMaxKeyGroups];
+  float sums[kMaxKeyGroups][4][kSlots], zeros[kMaxKeyGroups][4][kSlots];
   SplitBarriers barriers;
 };
 static_assert(sizeof(SplitScratch<16>) <= 4096);
@@ -80,25 +86,15 @@ struct SplitShare {
 
 // ---- The copying warps.
 
-// Where a page's bytes go: groups of rows, then scales and zeros.
-struct PageCopy {
-  uint32_t group_bytes, scales_from, scales_to, scales_bytes;
+// Bytes of a page: rows, then scales and zeros.
+struct PageBytes {
+  uint32_t rows, scales;
 
-  __device__ PageCopy(const ProjectionView& p, int row_bytes)
-      : group_bytes(static_cast<uint32_t>(kGroupRows * row_bytes)),
-        scales_from(static_cast<uint32_t>(kTileTokens * row_bytes)),
-        scales_to(static_cast<uint32_t>(StagedScales(row_bytes))),
-        scales_bytes(static_cast<uint32_t>(kTileTokens * (p.bits == 16  ? 0
-                                                          : p.symmetric ? 2
-                                                                        : 3))) {}
-  __device__ uint32_t bytes() const { return scales_from + scales_bytes; }
-  __device__ void Start(std::byte* to, const std::byte* from, PhaseBarrier& full) const {
-#pragma unroll
-    for (uint32_t g = 0; g < kTileTokens / kGroupRows; ++g) {
-      CopyBulk(to + g * (group_bytes + kGroupPadding), from + g * group_bytes, group_bytes, full);
-    }
-    if (scales_bytes > 0) CopyBulk(to + scales_to, from + scales_from, scales_bytes, full);
-  }
+  __device__ PageBytes(const ProjectionView& p, int row_bytes)
+      : rows(static_cast<uint32_t>(kTileTokens * row_bytes)),
+        scales(static_cast<uint32_t>(kTileTokens * (p.bits == 16  ? 0
+                                                    : p.symmetric ? 2
+                                                                  : 3))) {}
 };
 
 // Starts copying the rows W of a block (counted over all sequences).
@@ -135,44 +131,43 @@ __device__ inline void CopyFirstRows(const SplitArguments& args, const SplitShar
   CopySlowRows(args, share, before + share.begin / (tokens / kTileTokens), 0, shared, bars);
 }
 
-// By the first warpgroup: its warps, as many as the ring has stages, copy tiles in turn.
+// By one warp.
 template <class Form, int kBits>
 __device__ void Produce(const SplitArguments& args, const SplitShare& share, std::byte* shared,
                         SplitBarriers& bars) {
   constexpr uint32_t kPhiBytes = kTileTokens * Form::kForm.terms * 4;
   const AttentionView& layer = args.decode.layer;
   const SplitShared& at = args.plan.shared;
-  const int warp = static_cast<int>(threadIdx.x) / 32, stages = args.plan.stages;
-  const int warps = min(kGroupThreads / 32, stages);
   const int64_t before =
       SlowBlocksBefore(args.decode.sequences, share.sequence, layer.split.block_tokens);
-  if (warp >= warps) return;
   const int page = args.plan.page_of(share.unit);
   const PageView k = layer.k.pages[page], v = layer.v.pages[page];
-  const PageCopy key_copy(layer.k, RowBytes(kBits, k.width));
-  const PageCopy value_copy(layer.v, RowBytes(kBits, v.width));
+  const PageBytes key_bytes(layer.k, RowBytes(kBits, k.width));
+  const PageBytes value_bytes(layer.v, RowBytes(kBits, v.width));
+  const uint32_t value_group = value_bytes.rows / (kTileTokens / kGroupRows);
   const int per_block = layer.split.block_tokens / kTileTokens;
-  const int first_block = share.begin / per_block;
-  RingPlace place;
-  place.Advance(warp, stages);
-  const std::byte* next =
-      share.begin + warp < share.end ? share.blocks[share.begin + warp] : nullptr;
-  for (int tile = share.begin + warp; tile < share.end; tile += warps) {
+  int in_block = share.begin % per_block;
+  int64_t block = before + share.begin / per_block;
+  RingPlace place, slow;
+  const std::byte* next = share.blocks[share.begin];
+  for (int tile = share.begin; tile < share.end; ++tile, ++in_block) {
     const std::byte* from = next;
-    if (tile + warps < share.end) next = share.blocks[tile + warps];
-    const int block = tile / per_block, in_block = tile % per_block;
-    if (in_block == 0 && block > first_block) {
-      const int order = block - first_block, stage = order % 2;
+    if (tile + 1 < share.end) next = share.blocks[tile + 1];
+    if (in_block == per_block) {
+      in_block = 0;
+      ++block;
+      slow.Advance(1, 2);
       WaitForPreviousKernel();
-      bars.slow_empty[stage].Wait(static_cast<uint32_t>(order / 2 % 2) ^ 1);
-      if (ElectLane()) CopySlowRows(args, share, before + block, stage, shared, bars);
+      bars.slow_empty[slow.stage].Wait(slow.phase ^ 1);
+      if (ElectLane()) CopySlowRows(args, share, block, slow.stage, shared, bars);
     }
     PhaseBarrier& key_full = bars.key_full[place.stage];
     std::byte* keys = shared + at.keys + place.stage * at.key_stage;
     bars.key_empty[place.stage].Wait(place.phase ^ 1);
     if (ElectLane()) {
-      key_full.ArriveExpecting(key_copy.bytes() + kPhiBytes);
-      key_copy.Start(keys, from + k.offset, key_full);
+      const uint32_t bytes = key_bytes.rows + key_bytes.scales;
+      key_full.ArriveExpecting(bytes + kPhiBytes);
+      CopyBulk(keys, from + k.offset, bytes, key_full);
       CopyBulk(keys + at.phi, layer.split.basis + static_cast<uint32_t>(in_block) * (kPhiBytes / 4),
                kPhiBytes, key_full);
     }
@@ -180,10 +175,19 @@ __device__ void Produce(const SplitArguments& args, const SplitShare& share, std
     std::byte* values = shared + at.values + place.stage * at.value_stage;
     bars.value_empty[place.stage].Wait(place.phase ^ 1);
     if (ElectLane()) {
-      value_full.ArriveExpecting(value_copy.bytes());
-      value_copy.Start(values, from + v.offset, value_full);
+      const std::byte* rows = from + v.offset;
+      value_full.ArriveExpecting(value_bytes.rows + value_bytes.scales);
+#pragma unroll
+      for (uint32_t g = 0; g < kTileTokens / kGroupRows; ++g) {
+        CopyBulk(values + g * (value_group + kGroupPadding), rows + g * value_group, value_group,
+                 value_full);
+      }
+      if (value_bytes.scales > 0) {
+        CopyBulk(values + value_bytes.rows + kTileTokens / kGroupRows * kGroupPadding,
+                 rows + value_bytes.rows, value_bytes.scales, value_full);
+      }
     }
-    place.Advance(warps, stages);
+    place.Advance(1, args.plan.stages);
   }
 }
 

@@ -22,9 +22,9 @@ inline constexpr int32_t kMaxSplitWidth = 512;  // of a page
 struct SplitForm {
   bool grouped = false;
   int32_t heads = 0, queries = 0;
-  int32_t pairs = 0;   // fast ones of a head
-  int32_t terms = 0;   // waves of the slow ones
-  int32_t passes = 1;  // over the rows, so that sums of a part of them fit into registers
+  int32_t pairs = 0;       // fast ones of a head
+  int32_t terms = 0;       // waves of the slow ones
+  int32_t key_groups = 1;  // warpgroups that make scores, of tiles in turn
 
   constexpr int32_t slots() const { return heads * queries; }
   constexpr int32_t fast_rows() const { return heads * 2 * pairs; }
@@ -36,7 +36,7 @@ struct Absorbed {
 };
 template <int kHeads>
 struct Grouped {
-  static constexpr SplitForm kForm{true, kHeads, 16 / kHeads, 20, 6, kHeads / 2};
+  static constexpr SplitForm kForm{true, kHeads, 16 / kHeads, 20, 6, 2};
 };
 
 // The form for this many query heads per KV head; no heads: none.
@@ -148,11 +148,24 @@ inline constexpr float kKeyDown = 1.0f / 32, kWaveDown = 1.0f / 64;
 // ---- Shared memory.
 
 inline constexpr int kTileTokens = 64;
-inline constexpr int kWeightStride = kTileTokens + 4;  // of a slot's weights
-inline constexpr int kKeyGroups = 2;  // warpgroups that make scores, of every second tile each
+inline constexpr int kMaxKeyGroups = 2;
+// Weights of a tile are the right side of a product with its values: of eight slots at least, in
+// the order of wgmma operands. Which token is which k is free; lane c of a row has tokens 16 c and
+// on, four of a step of 16.
+__host__ __device__ constexpr int WeightColumns(const SplitForm& form) {
+  return form.slots() > 8 ? 16 : 8;
+}
+__host__ __device__ constexpr int WeightBytes(const SplitForm& form) {
+  return WeightColumns(form) * kTileTokens * 2;
+}
+__host__ __device__ constexpr int WeightPlace(int columns, int slot, int token) {
+  const int k = token % 16 / 4 * 16 + token % 4 / 2 * 8 + 2 * (token / 16) + token % 2;
+  return OperandByte(columns, slot, 2 * k);
+}
 
-// A page's codes lie in shared memory in groups of 16 rows, each followed by 32 bytes that keep the
-// same columns of different groups in different banks; then scales and zeros.
+// A page of values lies in shared memory in groups of 16 rows, each followed by 32 bytes that keep
+// the same columns of different groups in different banks; then scales and zeros. A page of keys
+// lies as in memory.
 inline constexpr int kGroupRows = 16, kGroupPadding = 32;
 __host__ __device__ constexpr int StagedRow(int row_bytes, int token) {
   return token * row_bytes + token / kGroupRows * kGroupPadding;
@@ -169,7 +182,7 @@ struct SplitShared {
   int32_t slow = 0;     // two times: rows of slow pairs, then their scales
   int32_t keys = 0;     // [stages] of key_stage bytes: a page, then phi [64, terms]
   int32_t values = 0;   // [stages] of value_stage bytes
-  int32_t weights = 0;  // [key groups, 2, slots] of kWeightStride, then turns [pairs]
+  int32_t weights = 0;  // [key groups, 2] of WeightBytes, then turns [pairs]
   int32_t scratch = 0;
   int32_t key_stage = 0, value_stage = 0, phi = 0;  // phi: from the start of a key stage
   int32_t bytes = 0;

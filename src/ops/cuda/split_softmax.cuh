@@ -85,7 +85,7 @@ __device__ inline void Raise(SplitSoftmax<Form>& softmax, const float (&scores)[
 }
 
 // Adds the tile to the sums; its weights go to shared memory. `stored`: address of the weight of
-// the thread's first token and slot OwnSlot(0, c).
+// the thread's first token and slot OwnSlot(0, c) (WeightPlace).
 template <class Form>
 __device__ inline void Weigh(SplitSoftmax<Form>& softmax, const float (&scores)[2][kOwnSlots<Form>],
                              const float (&value_scales)[2], const float (&value_zeros)[2],
@@ -97,8 +97,9 @@ __device__ inline void Weigh(SplitSoftmax<Form>& softmax, const float (&scores)[
     for (int i = 0; i < kOwnSlots<Form>; ++i) {
       const float exact = Exp2(scores[r][i] - softmax.reference[i]);
       const __half weight = __float2half_rn(exact * scale);
+      constexpr int kColumns = WeightColumns(Form::kForm);
       const uint32_t to =
-          stored + static_cast<uint32_t>((OwnSlot<Form>(i, 0) * kWeightStride + 8 * r) * 2);
+          stored + static_cast<uint32_t>(WeightPlace(kColumns, OwnSlot<Form>(i, 0), 8 * r));
       asm volatile("st.shared.u16 [%0], %1;\n" ::"r"(to), "h"(__half_as_ushort(weight)) : "memory");
       softmax.sum[i] += exact;
       softmax.zeros[i] += __half2float(weight) * value_zeros[r];

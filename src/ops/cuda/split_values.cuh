@@ -1,7 +1,6 @@
 // Codes of values as operands of their product with the weights.
 #pragma once
 
-#include "ops/cuda/mma.cuh"
 #include "ops/cuda/split_keys.cuh"
 
 namespace palu::cuda {
@@ -11,16 +10,17 @@ __host__ __device__ constexpr int WordTiles(int bits) {
   return bits == 16 ? 1 : bits == 8 ? 2 : bits == 4 ? 4 : 8;
 }
 
-// How the warps of a group share the columns of a page of values of at most kWidth latents: sets of
+// How the warps of the value group share the columns of a page of at most kWidth latents: sets of
 // 32 bytes of a row's first plane, which are `kUnits` for a warp; where there are fewer sets than
-// warps also the tokens, in kParts.
+// warps, two warps have each half of a set's tiles.
 template <int kBits, int kWidth>
 struct ValueShare {
   static constexpr int kSets = PlaneBytes(kBits, kWidth) / 32;
   static constexpr int kParts = kSets <= 2 ? 2 : 1;
   static constexpr int kUnits = (kSets + 3) / 4;
-  static constexpr int kTiles = kUnits * WordTiles(kBits);  // of a warp's sums
-  static constexpr int kSteps = 4 / kParts;                 // of 16 tokens
+  static constexpr int kUnitTiles = WordTiles(kBits) / kParts;
+  static constexpr int kTiles = kUnits * kUnitTiles;  // of a warp's sums
+  static_assert(kUnitTiles >= 1);
   int part, first_set;
 
   __device__ explicit ValueShare(int warp)
@@ -29,23 +29,26 @@ struct ValueShare {
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
+// Bytes 0 and 1, or 2 and 3, of two tokens' words.
+__device__ inline uint32_t HalfWords(uint32_t first, uint32_t second, int half) {
+  return __byte_perm(first, second, half == 0 ? 0x5410 : 0x7632);
+}
+
 // Codes of two tokens as fp16 numbers q 2^-24 times the power of two of their plane: tile t has one
-// latent in the operand's first eight rows and one in the last.
+// latent in the operand's first eight rows and one in the last. Of half a word, which gives half of
+// its tiles.
 template <int kBits>
-__device__ inline void UnpackValues(uint32_t x, uint32_t top, int shift, int half,
-                                    uint32_t (&out)[WordTiles(kBits)][2]) {
-  // Of the word's four bytes this makes two: `half` says which.
-  if constexpr (kBits == 16) {
-    out[0][half] = x;
-  } else if constexpr (kBits == 8) {
-    out[half][0] = x & 0x00FF00FFu;
-    out[half][1] = (x >> 8) & 0x00FF00FFu;
+__device__ inline void UnpackValues(uint32_t x, uint32_t top, int shift,
+                                    uint32_t (&out)[WordTiles(kBits) / 2][2]) {
+  if constexpr (kBits == 8) {
+    out[0][0] = x & 0x00FF00FFu;
+    out[0][1] = (x >> 8) & 0x00FF00FFu;
   } else if constexpr (kBits == 4) {
 #pragma unroll
     for (int b = 0; b < 2; ++b) {
       const uint32_t y = x >> (8 * b);
-      out[2 * half + b][0] = y & 0x000F000Fu;
-      out[2 * half + b][1] = y & 0x00F000F0u;
+      out[b][0] = y & 0x000F000Fu;
+      out[b][1] = y & 0x00F000F0u;
     }
   } else {
 #pragma unroll
@@ -55,7 +58,7 @@ __device__ inline void UnpackValues(uint32_t x, uint32_t top, int shift, int hal
       for (int p = 0; p < 4; ++p) {
         uint32_t code = y & (0x00030003u << (2 * p));
         if constexpr (kBits == 3) code |= (z & (0x00010001u << (2 * p))) << 2;
-        out[4 * half + 2 * b + p / 2][p % 2] = code;
+        out[2 * b + p / 2][p % 2] = code;
       }
     }
   }
@@ -81,78 +84,88 @@ __device__ inline int ValueLatent(int plane_bytes, int byte, int tile, int upper
   }
 }
 
-// Shared addresses, from the start of a stage and of a slot's weights, of what a lane reads of the
-// first 16 tokens of its part: of tokens 16 c, 16 c + 1, 16 c + 2 and 16 c + 3 its first set's word
-// and the weights. The next 16 tokens are those behind them, so that lanes meet all banks.
+// Shared addresses, from the start of a stage, of what a lane reads of the first step of 16 tokens:
+// of tokens 16 c, 16 c + 1, 16 c + 2 and 16 c + 3 its first set's word. The next steps are the
+// tokens behind them, so that lanes meet all banks.
 struct ValuePlaces {
-  uint32_t word, row_bytes, weight;
+  uint32_t word, row_bytes;
 
-  __device__ ValuePlaces(int row_bytes, int part, int steps, int first_set, int lane)
-      : row_bytes(static_cast<uint32_t>(row_bytes)) {
-    const int token = lane % 4 * kGroupRows + part * steps * 4;
-    word = static_cast<uint32_t>(StagedRow(row_bytes, token) + first_set * 32 + lane / 4 * 4);
-    weight = static_cast<uint32_t>(token * 2);
-  }
+  __device__ ValuePlaces(int row_bytes, int first_set, int lane)
+      : word(static_cast<uint32_t>(StagedRow(row_bytes, lane % 4 * kGroupRows) + first_set * 32 +
+                                   lane / 4 * 4)),
+        row_bytes(static_cast<uint32_t>(row_bytes)) {}
 };
 
-// sums += values weights over this warp's part of the tokens; columns beyond the page's are
-// garbage. weights: shared address of the lane's first two of slot lane / 4; those of the next
-// eight slots are kSlotBytes behind.
-template <int kBits, int kWidth, int kColumns, int kSlotBytes>
-__device__ inline void SumLatents(uint32_t stage, uint32_t weights, int plane,
+// Operands of a step from the words (and top bits) of its four tokens.
+template <int kBits, int kWidth>
+__device__ inline void MakeValues(const uint32_t (&w)[4], const uint32_t (&t)[4], int shift,
+                                  const ValueShare<kBits, kWidth>& share,
+                                  uint32_t (&a)[ValueShare<kBits, kWidth>::kUnitTiles][4]) {
+  using Share = ValueShare<kBits, kWidth>;
+  constexpr int kHalves = 2 / Share::kParts;
+#pragma unroll
+  for (int pair = 0; pair < 2; ++pair) {  // tokens
+    const uint32_t w0 = w[2 * pair], w1 = w[2 * pair + 1], t0 = t[2 * pair], t1 = t[2 * pair + 1];
+    if constexpr (kBits == 16) {
+      a[0][2 * pair] = HalfWords(w0, w1, 0);
+      a[0][2 * pair + 1] = HalfWords(w0, w1, 1);
+    } else {
+#pragma unroll
+      for (int i = 0; i < kHalves; ++i) {
+        const int half = kHalves == 2 ? i : share.part;
+        uint32_t out[WordTiles(kBits) / 2][2];
+        UnpackValues<kBits>(HalfWords(w0, w1, half), HalfWords(t0, t1, half), shift, out);
+#pragma unroll
+        for (int k = 0; k < WordTiles(kBits) / 2; ++k) {
+          a[i * (WordTiles(kBits) / 2) + k][2 * pair] = out[k][0];
+          a[i * (WordTiles(kBits) / 2) + k][2 * pair + 1] = out[k][1];
+        }
+      }
+    }
+  }
+}
+
+// sums += values weights, by the value group; columns beyond the page's are garbage.
+template <int kBits, int kWidth, int kColumns>
+__device__ inline void SumLatents(uint32_t stage, const OperandB& weights, int plane,
                                   const ValueShare<kBits, kWidth>& share, const ValuePlaces& places,
                                   int lane,
-                                  float (&sums)[kColumns][ValueShare<kBits, kWidth>::kTiles][4]) {
+                                  float (&sums)[ValueShare<kBits, kWidth>::kTiles][kColumns / 2]) {
   using Share = ValueShare<kBits, kWidth>;
-  constexpr int kTiles = WordTiles(kBits);
-  const int g = lane / 4;
+  constexpr int kSteps = kTileTokens / 16;
 #pragma unroll
   for (int u = 0; u < Share::kUnits; ++u) {
     int shift = 0;
     uint32_t top_place = 0;
     if constexpr (kBits == 3) {
-      const int byte = (share.first_set + 4 * u) * 32 + 4 * g, half = plane / 2;
+      const int byte = (share.first_set + 4 * u) * 32 + 4 * (lane / 4), half = plane / 2;
       shift = byte >= half ? 1 : 0;
       top_place = static_cast<uint32_t>(plane + 4 * u * 32 - shift * half);
     }
-    uint32_t w[Share::kSteps][4], t[Share::kSteps][4] = {};
-    uint32_t b[Share::kSteps][kColumns][2];
+    uint32_t w[kSteps][4], t[kSteps][4] = {};
 #pragma unroll
-    for (int k = 0; k < Share::kSteps; ++k) {
+    for (int k = 0; k < kSteps; ++k) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         const uint32_t at = stage + places.word + (4 * k + i) * places.row_bytes;
         w[k][i] = Load4(at + u * 128);
         if constexpr (kBits == 3) t[k][i] = Load4(at + top_place);
       }
-#pragma unroll
-      for (int n = 0; n < kColumns; ++n) {
-        const uint2 pair = Load8(weights + n * kSlotBytes + k * 8);
-        b[k][n][0] = pair.x;
-        b[k][n][1] = pair.y;
-      }
     }
 #pragma unroll
-    for (int k = 0; k < Share::kSteps; ++k) {
-      uint32_t low[kTiles][2], high[kTiles][2];  // of the first eight tokens and of the others
+    for (int k = 0; k < kSteps; ++k) {
+      uint32_t a[Share::kUnitTiles][4];
+      MakeValues<kBits, kWidth>(w[k], t[k], shift, share, a);
+      WgmmaFence();
 #pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const uint32_t select = half == 0 ? 0x5410 : 0x7632;
-        UnpackValues<kBits>(__byte_perm(w[k][0], w[k][1], select),
-                            __byte_perm(t[k][0], t[k][1], select), shift, half, low);
-        UnpackValues<kBits>(__byte_perm(w[k][2], w[k][3], select),
-                            __byte_perm(t[k][2], t[k][3], select), shift, half, high);
+      for (int i = 0; i < Share::kUnitTiles; ++i) {
+        Wgmma(sums[u * Share::kUnitTiles + i], a[i], OperandB(weights, k * 32 * kColumns), true);
       }
-#pragma unroll
-      for (int i = 0; i < kTiles; ++i) {
-        const uint32_t a[4] = {low[i][0], low[i][1], high[i][0], high[i][1]};
-#pragma unroll
-        for (int n = 0; n < kColumns; ++n) {
-          Mma<__half>(sums[n][u * kTiles + i], a, b[k][n][0], b[k][n][1]);
-        }
-      }
+      WgmmaCommit();
+      WgmmaWait<1>();
     }
   }
+  WgmmaWait<0>();
 }
 #endif  // __CUDA_ARCH_FEAT_SM90_ALL
 
