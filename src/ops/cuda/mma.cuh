@@ -13,6 +13,10 @@ __device__ inline uint32_t SharedAddress(const void* p) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(p));
 }
 
+// A value that all lanes of a warp have: said so, the compiler keeps it, and what follows from it,
+// in uniform registers, and knows that branches on it do not diverge.
+__device__ inline int Uniform(int x) { return __shfl_sync(~0u, x, 0); }
+
 // The thread's place in its warp, read anew at every call: what is computed from it takes few
 // instructions, and keeping all of that over a loop would take many registers.
 __device__ inline int Lane() {

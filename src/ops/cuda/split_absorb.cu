@@ -19,7 +19,7 @@
 namespace palu::cuda {
 namespace {
 
-constexpr int kThreads = 256, kWarps = kThreads / 32;
+constexpr int kThreads = 512, kWarps = kThreads / 32;
 constexpr int kGroupThreads = 128, kGroups = kThreads / kGroupThreads;  // warpgroups
 constexpr int kTileRows = 64;   // of W, of a warpgroup at a time
 constexpr int kMaxBlocks = 32;  // of T tokens whose phases are held at a time
@@ -37,9 +37,9 @@ struct Shapes {
   static constexpr int kRows = kQueries * kTerms;         // of a KV head in a block
   static constexpr int kDepth = SlowDepth(kDim, kPairs);  // of the product
   static constexpr int kSlots = kChunks * ChunkSteps(kBits) * 32 / RowElementBytes(kBits);
-  static constexpr int kPasses = (kSlots + 255) / 256;  // over the columns
-  static constexpr int kTiles = kSlots / 8 / kPasses;   // of 8 columns, of a pass
-  static constexpr int kFactors = kDepth / 2 + 4;       // of a row; rows start in different banks
+  static constexpr int kPasses = kSlots / 128;         // over the columns
+  static constexpr int kTiles = kSlots / 8 / kPasses;  // of 8 columns, of a pass
+  static constexpr int kFactors = kDepth / 2 + 4;      // of a row; rows start in different banks
   // Heads of q and KV heads that a thread block needs: scales of fast rows are a page's.
   static constexpr int kNeeded = kForm.grouped ? kQueries : kSplitPageHeads;
   static constexpr int kKvHeads = kForm.grouped ? 1 : kSplitPageHeads;
@@ -382,30 +382,37 @@ __device__ inline uint32_t Turned(float2 factor, float2 phase) {
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
-// A thread's part of 64 rows of W, columns of `pass`: rows `at` (two of them) and kTiles tiles.
+// The left side of the product: a thread's part of 64 rows of g_jf, of which it has rows `at`.
 template <class S>
-__device__ inline void MultiplyRows(const typename S::Shared& s, const int (&at)[2], int pass,
-                                    float (&sums)[S::kTiles * 4]) {
-  constexpr int kSteps = S::kDepth / 16;
-  const int c = Lane() % 4;
-  uint32_t a[kSteps][4];
+struct Turns {
+  static constexpr int kSteps = S::kDepth / 16;
+  uint32_t of[kSteps][4];
+
+  __device__ Turns(const typename S::Shared& s, const int (&at)[2]) {
+    const int c = Lane() % 4;
 #pragma unroll
-  for (int r = 0; r < 2; ++r) {
-    const float2* factors = s.factors + at[r] % S::kRows * S::kFactors + c;
-    const float2* phases = s.phases + at[r] / S::kRows * (S::kDepth / 2) + c;
+    for (int r = 0; r < 2; ++r) {
+      const float2* factors = s.factors + at[r] % S::kRows * S::kFactors + c;
+      const float2* phases = s.phases + at[r] / S::kRows * (S::kDepth / 2) + c;
 #pragma unroll
-    for (int i = 0; i < 2 * kSteps; ++i) {
-      a[i / 2][i % 2 * 2 + r] = Turned(factors[4 * i], phases[4 * i]);
+      for (int i = 0; i < 2 * kSteps; ++i) {
+        of[i / 2][i % 2 * 2 + r] = Turned(factors[4 * i], phases[4 * i]);
+      }
     }
   }
-  const OperandB up(SharedAddress(s.up) + static_cast<uint32_t>(pass * S::kTiles * 8 * 16),
-                    S::kSlots);
-  WgmmaFence();
+
+  // Those rows of W, kTiles tiles of 8 columns of `pass`.
+  __device__ void Multiply(const typename S::Shared& s, int pass,
+                           float (&sums)[S::kTiles * 4]) const {
+    const OperandB up(SharedAddress(s.up) + static_cast<uint32_t>(pass * S::kTiles * 8 * 16),
+                      S::kSlots);
+    WgmmaFence();
 #pragma unroll
-  for (int k = 0; k < kSteps; ++k) Wgmma(sums, a[k], OperandB(up, k * 32 * S::kSlots), k > 0);
-  WgmmaCommit();
-  WgmmaWait<0>();
-}
+    for (int k = 0; k < kSteps; ++k) Wgmma(sums, of[k], OperandB(up, k * 32 * S::kSlots), k > 0);
+    WgmmaCommit();
+    WgmmaWait<0>();
+  }
+};
 
 // 16 bytes of a row of W from a lane's sums: of tiles `first` on, rows' elements 2 r and 2 r + 1.
 template <int kBits, int kSums>
@@ -451,7 +458,8 @@ __device__ inline float RowScale(float most, float largest, float head, float& s
   }
 }
 
-// W of `blocks` blocks for a KV head, `head` in the unit; each group has every second tile of rows.
+// W of `blocks` blocks for a KV head, `head` in the unit; each group has every kGroups-th tile of
+// rows.
 template <int kBits, class S>
 __device__ void AbsorbSlow(const SplitArguments& args, int head, int blocks, int unit_stride,
                            typename S::Shared& s, std::byte* out) {
@@ -460,12 +468,14 @@ __device__ void AbsorbSlow(const SplitArguments& args, int head, int blocks, int
   const int t = static_cast<int>(threadIdx.x), lane = Lane(), c = lane % 4;
   const int own = t % kGroupThreads / 32 * 16 + lane / 4;  // of a tile's rows; and 8 behind
   const int rows = blocks * S::kRows;
-  for (int tile = t / kGroupThreads * kTileRows; tile < rows; tile += kGroups * kTileRows) {
+  for (int tile = Uniform(t / kGroupThreads) * kTileRows; tile < rows;
+       tile += kGroups * kTileRows) {
     const int at[2] = {min(tile + own, rows - 1), min(tile + own + 8, rows - 1)};
+    const Turns<S> turns(s, at);
     float sums[S::kTiles * 4], most[2] = {0, 0}, to[2];
 #pragma unroll 1
     for (int pass = 0; pass < S::kPasses; ++pass) {
-      MultiplyRows<S>(s, at, pass, sums);
+      turns.Multiply(s, pass, sums);
 #pragma unroll
       for (int i = 0; i < S::kTiles * 4; ++i) {
         most[i % 4 / 2] = fmaxf(most[i % 4 / 2], fabsf(sums[i]));
@@ -491,8 +501,8 @@ __device__ void AbsorbSlow(const SplitArguments& args, int head, int blocks, int
       }
     }
 #pragma unroll 1
-    for (int pass = 0; pass < S::kPasses; ++pass) {
-      if (S::kPasses > 1) MultiplyRows<S>(s, at, pass, sums);
+    for (int pass = S::kPasses - 1; pass >= 0; --pass) {  // the last one's sums are there
+      if (pass + 1 < S::kPasses) turns.Multiply(s, pass, sums);
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
         if (tile + own + 8 * r >= rows) continue;
@@ -574,7 +584,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   const int unit = kv_head / S::kForm.heads, in_unit = kv_head % S::kForm.heads;
   const int in_page = kv_head % kSplitPageHeads, queries = layer.heads_per_kv();
   const int tokens = layer.split.block_tokens, units = args.plan.units;
-  const int blocks = (sequences.lengths[sequence] + tokens - 1) / tokens;
+  const int blocks = (Uniform(sequences.lengths[sequence]) + tokens - 1) / tokens;
   const int part = static_cast<int>(blockIdx.x), parts = static_cast<int>(gridDim.x);
   const int begin = static_cast<int>(int64_t{blocks} * part / parts);
   const int end = static_cast<int>(int64_t{blocks} * (part + 1) / parts);

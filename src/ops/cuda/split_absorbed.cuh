@@ -83,14 +83,17 @@ class AbsorbedScores {
   }
   // Adds a head's from fast rows.
   __device__ void SumFast(const RowSums<kBits, 2 * kForm.pairs>& sums, float (&part)[2]) const {
+    float sines[2] = {0, 0};  // chains of their own
 #pragma unroll
     for (int k = 0; k < Waves<kForm.pairs>::kOwn; ++k) {
-      const auto* fast = sums.of + k * 4;
-      part[0] += waves_.at[k][0].x * static_cast<float>(fast[0]);
-      part[1] += waves_.at[k][1].x * static_cast<float>(fast[2]);
-      part[0] += waves_.at[k][0].y * static_cast<float>(fast[1]);
-      part[1] += waves_.at[k][1].y * static_cast<float>(fast[3]);
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        part[r] += waves_.at[k][r].x * static_cast<float>(sums.of[4 * k + 2 * r]);
+        sines[r] += waves_.at[k][r].y * static_cast<float>(sums.of[4 * k + 2 * r + 1]);
+      }
     }
+#pragma unroll
+    for (int r = 0; r < 2; ++r) part[r] += sines[r];
   }
 
   // Four lanes hold parts of four heads; each ends with one head.

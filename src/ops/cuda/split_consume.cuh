@@ -42,8 +42,8 @@ __device__ void ConsumeKeys(const SplitArguments& args, const SplitShare& share,
   const SplitShared& at = args.plan.shared;
   SplitBarriers& bars = scratch.barriers;
   constexpr int kGroups = Form::kForm.key_groups;
-  const int group = static_cast<int>(threadIdx.x) / kGroupThreads;
-  const int warp = static_cast<int>(threadIdx.x) / 32 % 4,
+  const int group = Uniform(static_cast<int>(threadIdx.x) / kGroupThreads);
+  const int warp = Uniform(static_cast<int>(threadIdx.x) / 32 % 4),
             lane = static_cast<int>(threadIdx.x) % 32;
   const int c = lane % 4, row = warp * 16 + lane / 4;  // tokens row and row + 8 of a tile
   const int page = args.plan.page_of(share.unit);
@@ -306,7 +306,7 @@ __device__ inline void StoreShare(const SplitArguments& args, const SplitShare& 
 template <class Form, int kBits, int kWidth>
 __device__ void ConsumeValues(const SplitArguments& args, const SplitShare& share,
                               std::byte* shared, SplitScratch<Form::kForm.slots()>& scratch) {
-  const int warp = static_cast<int>(threadIdx.x) / 32 % 4,
+  const int warp = Uniform(static_cast<int>(threadIdx.x) / 32 % 4),
             lane = static_cast<int>(threadIdx.x) % 32;
   if (warp == 0) CopyFirstRows(args, share, shared, scratch.barriers);
   const ValueShare<kBits, kWidth> values(warp);

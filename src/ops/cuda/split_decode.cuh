@@ -46,7 +46,7 @@ __global__ void __maxnreg__((SplitRegisters<Form, kBits, kWidth>::kLaunched))
   share.split = static_cast<int>(blockIdx.x);
   share.unit = static_cast<int>(blockIdx.y);
   share.sequence = static_cast<int>(blockIdx.z);
-  share.length = sequences.lengths[share.sequence];
+  share.length = Uniform(sequences.lengths[share.sequence]);
   share.position = sequences.first_positions[share.sequence];
   share.blocks = sequences.blocks + int64_t{share.sequence} * sequences.stride;
   const int tiles = (share.length + kTileTokens - 1) / kTileTokens, splits = args.plan.splits;
@@ -73,7 +73,7 @@ __global__ void __maxnreg__((SplitRegisters<Form, kBits, kWidth>::kLaunched))
   __syncthreads();
   using Registers = SplitRegisters<Form, kBits, kWidth>;
   constexpr int kLaunched = Registers::kLaunched;
-  const int group = t / kGroupThreads;
+  const int group = Uniform(t / kGroupThreads);
   if (group > kForm.key_groups) {
     ChangeRegisters<Registers::kCopies, kLaunched>();
     if (t < ConsumerThreads(kForm) + 32) Produce<Form, kBits>(args, share, shared, bars);
