@@ -74,7 +74,8 @@ SplitShared LayOut(const AttentionView& layer, const SplitPlan& plan) {
   };
   s.fast = take(plan.fast_bytes());
   s.slow = take(2 * plan.slow_bytes());
-  s.weights = take(plan.form.key_groups * 2 * WeightBytes(plan.form) + plan.form.pairs * 8);
+  s.weights = take(plan.key_groups * 2 * WeightBytes(plan.form));
+  s.turns = take(plan.form.pairs * 8);
   s.scratch = take(4096);
   constexpr int32_t kPadding = kTileTokens / kGroupRows * kGroupPadding;
   s.phi = RoundUp(PackedBytes(layer.k, layer.k.max_width), 128);
@@ -144,7 +145,8 @@ SplitPlan PlanSplit(const AttentionView& layer, int32_t count) {
   const int32_t chunks = InstanceChunks(layer.k);
   plan.steps = chunks * ChunkSteps(layer.k.bits);
   const int limit = Attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin);
-  const int32_t least = plan.form.key_groups;  // each group has a tile
+  plan.key_groups = KeyGroups(plan.form, layer.k.bits, layer.v.max_width);
+  const int32_t least = plan.key_groups;  // each has a tile
   for (plan.stages = kMaxStages; plan.stages >= least; --plan.stages) {
     plan.shared = LayOut(layer, plan);
     if (plan.shared.bytes <= limit) break;
