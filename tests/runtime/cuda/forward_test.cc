@@ -150,6 +150,59 @@ TEST_P(CudaForward, QuantisedTokenByTokenEqualsOneShot) {
   }
 }
 
+// Random factors in tiers that differ from group to group; keys and values of every other layer
+// share their latents.
+KvCompression InTiers(const ModelConfig& config) {
+  KvCompression kv;
+  kv.version = 3;
+  kv.tiered = kv.centered = true;
+  kv.budget = 2;
+  kv.layers.resize(static_cast<size_t>(config.num_layers));
+  for (size_t l = 0; l < kv.layers.size(); ++l) {
+    LayerRanks& layer = kv.layers[l];
+    layer.k = {{64, 32}, {{{16, 8}, {32, 3}, {16, 2}}, {{16, 8}, {16, 4}}}};
+    layer.v = {{16, 48}, {{{16, 4}}, {{48, 3}}}};
+    layer.shared = l % 2 == 0;
+    if (layer.shared) layer.v = layer.k;
+  }
+  return kv;
+}
+
+// Positions whose next token's log-probability differs by at most `bound`.
+int64_t CountClose(const Matrix<float>& a, const Matrix<float>& b, const std::vector<TokenId>& ids,
+                   double bound) {
+  int64_t close = 0;
+  for (int64_t i = 0; i + 1 < a.rows(); ++i) {
+    const TokenId next = ids[static_cast<size_t>(i + 1)];
+    close +=
+        std::fabs(LogProb(a.View().RowSpan(i), next) - LogProb(b.View().RowSpan(i), next)) <= bound;
+  }
+  return close;
+}
+
+// As QuantisedTokenByTokenEqualsOneShot, but a code of few bits that falls on the other side of a
+// boundary moves its latent by a whole standard deviation: most positions agree, not all.
+TEST_P(CudaForward, TiersGiveTheCpusLogits) {
+  const Model dense = Model::Load(Source());
+  const Model model = Model::RandomCompressed(dense, InTiers(dense.config()), 7);
+  const auto ids = RandomIds(150, model.config().vocab_size, 1);
+  for (const DType cache : {DType::kF32, DType::kF16, DType::kBF16}) {
+    const Matrix<float> expected = Logits(model, ids, {150}, {kCpu, cache});
+    const double bound = Tolerance(model, DType::kF32, cache, expected);
+    for (const auto& chunks : {std::vector<int64_t>{150}, Steps(70, 80), Steps(1, 149)}) {
+      const Matrix<float> actual = Logits(model, ids, chunks, {kCuda, cache, false, DType::kF32});
+      EXPECT_GE(CountClose(actual, expected, ids, bound), 75)
+          << Name(cache) << " cache, " << chunks.size() << " chunks";
+    }
+  }
+  for (const bool deterministic : {false, true}) {
+    const Configuration setup{kCuda, DType::kF16, deterministic};
+    const Matrix<float> a = Logits(model, ids, Steps(64, 86), setup);
+    const Matrix<float> b = Logits(model, ids, Steps(64, 86), setup);
+    EXPECT_EQ(std::memcmp(a.data(), b.data(), static_cast<size_t>(a.size()) * 4), 0);
+  }
+}
+
 TEST_P(CudaForward, RepeatsBitForBitAndDeterministicBatchesAgree) {
   const Model model = Model::Load(Source());
   const auto ids = RandomIds(90, model.config().vocab_size, 4);
@@ -184,8 +237,7 @@ TEST_P(CudaForward, RepeatsBitForBitAndDeterministicBatchesAgree) {
   }
 }
 
-TEST_P(CudaForward, AFilledCacheDecodesToFiniteLogits) {
-  const Model model = Model::Load(Source());
+void ExpectFilledCacheDecodes(const Model& model) {
   ThreadPool pool(1);
   KvCache cache(model.config(), DType::kF16, 0, kCuda);
   Transformer transformer(model, cache.layout(), {.pool = pool, .device = kCuda});
@@ -198,6 +250,12 @@ TEST_P(CudaForward, AFilledCacheDecodesToFiniteLogits) {
   Matrix<float> logits(transformer.Forward(batch), model.config().vocab_size);
   transformer.Logits(0, logits);
   for (const float x : logits.View().RowSpan(0)) ASSERT_TRUE(std::isfinite(x));
+}
+
+TEST_P(CudaForward, AFilledCacheDecodesToFiniteLogits) {
+  const Model dense = Model::Load(Source());
+  ExpectFilledCacheDecodes(dense);
+  ExpectFilledCacheDecodes(Model::RandomCompressed(dense, InTiers(dense.config()), 7));
 }
 
 // One layer with ranks that the decode kernel refuses is rebuilt densely, the others are not.
