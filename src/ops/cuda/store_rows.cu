@@ -171,22 +171,27 @@ struct StoreArguments {
   int32_t* fault;
 };
 
-// One page of one token.
-__device__ void StorePage(const StoreArguments& a, const StoreView& store, bool key, int index,
+// What warps store of a page, each apart: its tiers, or all of it.
+__host__ __device__ int PartsOfPage(const ProjectionView& p) {
+  return p.bits == kTiers ? kMaxTiers : 1;
+}
+__host__ __device__ int Parts(const ProjectionView& p) { return p.page_count * PartsOfPage(p); }
+
+// One part of a page of one token.
+__device__ void StorePart(const StoreArguments& a, const StoreView& store, bool key, int index,
                           int64_t token, ScaleZero* fits, int lane) {
   const ProjectionView& p = store.projection;
-  const PageView& page = p.pages[index];
+  const PageView& page = p.pages[index / PartsOfPage(p)];
   const float* row = a.x + token * a.x_stride + store.column + page.column;
   const int32_t at = a.tokens.index[token];
   std::byte* block =
       a.blocks[static_cast<int64_t>(a.tokens.sequence[token]) * a.stride + at / kTokens];
   const int row_in_block = at % kTokens;
   if (p.bits == kTiers) {
-    for (int t = 0; t < page.tier_count; ++t) {
-      const TierView tier = page.tiers[t];
-      PackTier(tier, block + page.offset, row_in_block, row + tier.column, lane, a.layer, a.fault);
-    }
-    return;
+    if (index % kMaxTiers >= page.tier_count) return;
+    const TierView tier = page.tiers[index % kMaxTiers];
+    return PackTier(tier, block + page.offset, row_in_block, row + tier.column, lane, a.layer,
+                    a.fault);
   }
   if (p.bits < 16) {
     return PackRow(store, page, block, row_in_block, row, fits, lane, a.layer, a.fault);
@@ -209,14 +214,14 @@ __device__ void StorePage(const StoreArguments& a, const StoreView& store, bool 
   }
 }
 
-// One warp per token and query head or page: queries first, then keys' pages, then values'.
+// One warp per token and query head or part of a page: queries first, then keys, then values.
 __global__ void StoreKernel(const __grid_constant__ StoreArguments a) {
   extern __shared__ ScaleZero shared_fits[];
   LetNextKernelStart();
   WaitForPreviousKernel();
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  const int queries = a.rotate.query_heads, key_pages = a.keys.projection.page_count;
-  const int units = queries + key_pages + a.values.projection.page_count;
+  const int queries = a.rotate.query_heads, key_parts = Parts(a.keys.projection);
+  const int units = queries + key_parts + Parts(a.values.projection);
   const int64_t unit = static_cast<int64_t>(blockIdx.x) * kWarps + warp;
   const int64_t token = unit / units;
   if (token >= a.tokens.count) return;
@@ -228,9 +233,9 @@ __global__ void StoreKernel(const __grid_constant__ StoreArguments a) {
                       [&](int i, float value) { head[i] = value; });
   }
   ScaleZero* fits = shared_fits + warp * a.max_runs;
-  const int page = index - queries;
-  if (page < key_pages) return StorePage(a, a.keys, true, page, token, fits, lane);
-  StorePage(a, a.values, false, page - key_pages, token, fits, lane);
+  const int part = index - queries;
+  if (part < key_parts) return StorePart(a, a.keys, true, part, token, fits, lane);
+  StorePart(a, a.values, false, part - key_parts, token, fits, lane);
 }
 
 int MaxRuns(const ProjectionView& p) {
@@ -244,8 +249,8 @@ void StoreRows(const RotateView& rotate, const StoreView& keys, const StoreView&
                std::byte* const* blocks, int32_t stride, const TokensView& tokens,
                const DeviceMatrix& x, int32_t layer, int32_t* fault, cudaStream_t stream) {
   assert(rotate.head_dim <= kMaxRotatedDim);
-  const int64_t units = tokens.count * (rotate.query_heads + keys.projection.page_count +
-                                        values.projection.page_count);
+  const int64_t units =
+      tokens.count * (rotate.query_heads + Parts(keys.projection) + Parts(values.projection));
   const int runs = std::max(MaxRuns(keys.projection), MaxRuns(values.projection));
   const StoreArguments arguments{
       rotate,   keys, values, blocks, stride, tokens, static_cast<float*>(x.data),

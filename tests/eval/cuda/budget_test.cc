@@ -40,7 +40,7 @@ TEST(CudaBudget, PerplexityIsTheCpus) {
           dir.path());
       const Model model = Model::Load(dir.path());
       const auto perplexity = [&](const Exec& exec) {
-        Scorer scorer(model, exec, {.cache_format = DType::kF16});
+        Scorer scorer(model, exec);
         return Perplexity(scorer, std::span(ids).last(6144), 1024).perplexity;
       };
       const double expected = perplexity(cpu), actual = perplexity(cuda);
