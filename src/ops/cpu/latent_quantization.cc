@@ -201,14 +201,17 @@ void PackCodes(int bits, const uint8_t* codes, int64_t width, uint8_t* packed) {
 
 // Mid-rise, in plain loops: products with int conversion vectorise by themselves.
 
+static_assert(kRowLanes % kTierMultiple == 0);
+
 template <class Term>
 float SumOverRow(int64_t count, const Term& term) {
   float lanes[kRowLanes] = {};
   int64_t i = 0;
-  for (; i + kRowLanes <= count; i += kRowLanes) {
-    for (int64_t l = 0; l < kRowLanes; ++l) lanes[l] += term(i + l);
+  for (; i + kTierMultiple <= count; i += kTierMultiple) {
+    float* some = lanes + i % kRowLanes;
+    for (int64_t l = 0; l < kTierMultiple; ++l) some[l] += term(i + l);
   }
-  for (int64_t l = 0; i + l < count; ++l) lanes[l] += term(i + l);
+  for (; i < count; ++i) lanes[i % kRowLanes] += term(i);
   for (int64_t n = kRowLanes / 2; n > 0; n /= 2) {
     for (int64_t l = 0; l < n; ++l) lanes[l] += lanes[l + n];
   }

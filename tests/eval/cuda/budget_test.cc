@@ -39,14 +39,20 @@ TEST(CudaBudget, PerplexityIsTheCpus) {
           {dense.path(), store, dense.config(), made.compression, made.factors, "card"},
           dir.path());
       const Model model = Model::Load(dir.path());
-      const auto perplexity = [&](const Exec& exec) {
-        Scorer scorer(model, exec);
-        return Perplexity(scorer, std::span(ids).last(6144), 1024).perplexity;
+      // Of the text's last tokens, so many in a forward pass; a pass of one decodes.
+      const auto perplexity = [&](const Exec& exec, int64_t pass, size_t tokens) {
+        ScoreOptions options;
+        options.chunk_tokens = pass;
+        Scorer scorer(model, exec, options);
+        return Perplexity(scorer, std::span(ids).last(tokens), 1024).perplexity;
       };
-      const double expected = perplexity(cpu), actual = perplexity(cuda);
-      EXPECT_NEAR(actual / expected, 1, 0.002);
-      std::printf("%.1f bits%s: perplexity %.4f on the CPU, %.4f here\n", bits,
-                  shared ? ", shared" : "", expected, actual);
+      for (const auto& [pass, tokens] : {std::pair{2048, 6144}, {1, 2048}}) {
+        const double expected = perplexity(cpu, 2048, static_cast<size_t>(tokens));
+        const double actual = perplexity(cuda, pass, static_cast<size_t>(tokens));
+        EXPECT_NEAR(actual / expected, 1, 0.002);
+        std::printf("%.1f bits%s, %d tokens at once: perplexity %.4f on the CPU, %.4f here\n", bits,
+                    shared ? ", shared" : "", pass, expected, actual);
+      }
     }
   }
 }
