@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "base/half.h"
+#include "ops/mid_rise.h"
 
 namespace palu {
 
@@ -69,9 +70,6 @@ struct PackedRows {
   int64_t width = 0;
   uint8_t* scale_codes = nullptr;  // [tokens, runs] instead of `scales` when mid-rise
 };
-
-// The scale that a mid-rise row's byte stands for: 2^((code - 160) / 12).
-float MidRiseScale(uint8_t code);
 
 // Packs one row of `width` latents. False, with unspecified contents, when one is not finite.
 // Ranges beyond what an fp16 scale spans (65504 per step) saturate.

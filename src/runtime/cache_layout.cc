@@ -39,7 +39,7 @@ CacheLayout::CacheLayout(const ModelConfig& config, const CacheFormat& format)
     const LayerRanks ranks = config.Ranks(l);
     CachedPages k = place(ranks.k);
     CachedPages v = ranks.shared ? k : place(ranks.v);
-    layers_.push_back({std::move(k), std::move(v)});
+    layers_.push_back({std::move(k), std::move(v), ranks.shared});
   }
 }
 

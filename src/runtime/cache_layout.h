@@ -31,6 +31,7 @@ struct CacheFormat {
 
 struct LayerCacheLayout {
   CachedPages k, v;
+  bool shared = false;  // one latent for both: v's pages are k's
 };
 
 class CacheLayout {

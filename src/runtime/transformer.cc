@@ -5,19 +5,6 @@
 #include "base/error.h"
 
 namespace palu {
-namespace {
-
-std::unique_ptr<ForwardPass> MakeForwardOnDevice(const Model& model, const CacheLayout& layout,
-                                                 const Exec& exec,
-                                                 const TransformerOptions& options) {
-  Require(!layout.tiered(),
-          "{}: its latents are stored in tiers of bits (compress --budget), which run on the CPU "
-          "only: expected --device cpu",
-          model.path().string());
-  return cuda::MakeForward(model, layout, exec, options);
-}
-
-}  // namespace
 
 void Batch::Add(CachedSequence& sequence, std::span<const TokenId> chunk_tokens) {
   if (chunk_tokens.empty()) return;
@@ -30,7 +17,7 @@ Transformer::Transformer(const Model& model, const CacheLayout& layout, const Ex
     : model_(model),
       exec_(exec),
       pass_(exec.device.kind == Device::Kind::kCuda
-                ? MakeForwardOnDevice(model, layout, exec, options)
+                ? cuda::MakeForward(model, layout, exec, options)
                 : MakeCpuForward(model, layout, exec, options)) {}
 
 int64_t Transformer::Forward(const Batch& batch) {

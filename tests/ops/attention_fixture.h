@@ -21,8 +21,9 @@ struct AttentionShapes {
   float up_scale = 1;   // standard deviation of U
   double theta = 10000;
   bool split = false;  // slow rotary pairs as waves, whatever the count says of so few keys
-  std::vector<LatentTier> tiers = {};  // of every page of latents, instead of `quantization`
-  bool shared = false;                 // values from the keys' latents
+  // Of every page of latents, instead of `quantization`; a page has as many as its rank takes.
+  std::vector<LatentTier> tiers = {};
+  bool shared = false;  // values from the keys' latents
 };
 
 // Owns everything that an AttentionLayer and its chunks refer to.
@@ -159,6 +160,7 @@ class AttentionFixture {
       page.tiers.push_back({block_bytes_, tier.width, column, tier.quantization()});
       block_bytes_ += kBlockTokens * tier.quantization().bytes(tier.width);
       column += tier.width;
+      if (column == page.width) return;
     }
   }
 

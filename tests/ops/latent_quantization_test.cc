@@ -163,6 +163,17 @@ double SquaredError(const std::vector<float>& a, const std::vector<float>& b) {
   return sum;
 }
 
+TEST(LatentQuantization, MidRiseScalesAreTwelfthsOfAnOctave) {
+  for (int code = 0; code < 256; ++code) {
+    const float scale = MidRiseScale(static_cast<uint8_t>(code));
+    EXPECT_EQ(scale, static_cast<float>(std::exp2((code - 160) / 12.0))) << code;
+    EXPECT_EQ(NearestScaleCode(scale), code);
+    const double border = std::exp2((code + 0.5 - 160) / 12.0);  // with the next one
+    EXPECT_EQ(NearestScaleCode(static_cast<float>(border * (1 - 0x1p-22))), code);
+    EXPECT_EQ(NearestScaleCode(static_cast<float>(border * (1 + 0x1p-22))), code + 1);
+  }
+}
+
 // Every value goes to the nearest level: at most half a step away inside the levels' range, and at
 // the outermost level beyond it.
 TEST(LatentQuantization, MidRiseTakesTheNearestLevel) {

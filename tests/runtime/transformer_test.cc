@@ -345,16 +345,6 @@ TEST(Transformer, TieredTokenByTokenEqualsOneShot) {
   EXPECT_GE(same, 75);
 }
 
-TEST(Transformer, TiersAreRefusedOnAGpu) {
-  const Model dense = Model::Load(testing::Repo("tests/data/models/stories260k"));
-  const Model model = Model::RandomCompressed(dense, InTiers(dense.config()), 7);
-  const CacheLayout layout(model.config(), DType::kF16);
-  ThreadPool pool(1);
-  const Exec exec{.pool = pool, .device = {Device::Kind::kCuda}};
-  EXPECT_NE(testing::ErrorOf([&] { Transformer(model, layout, exec); }).find("--device cpu"),
-            std::string::npos);
-}
-
 TEST(Transformer, FusesWhereThatReadsFewerBytes) {
   testing::TempDir dir;
   const auto source = testing::Repo("tests/data/models/family-mistral");  // head_dim 32, GQA 8/4

@@ -1,7 +1,6 @@
 #include "ops/latent_quantization.h"
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -200,35 +199,23 @@ void PackCodes(int bits, const uint8_t* codes, int64_t width, uint8_t* packed) {
 
 }  // namespace
 
-// Mid-rise: the scale code of a row from its root mean square, and codes for the best of a few
-// around it. In plain loops: products with int conversion vectorise by themselves.
-constexpr float kStepsPerOctave = 12, kScaleOrigin = 160;
+// Mid-rise, in plain loops: products with int conversion vectorise by themselves.
 
-const std::array<float, 256>& MidRiseScales() {
-  static const std::array<float, 256> table = [] {
-    std::array<float, 256> scales{};
-    for (size_t i = 0; i < scales.size(); ++i) {
-      scales[i] = std::exp2((static_cast<float>(i) - kScaleOrigin) / kStepsPerOctave);
-    }
-    return scales;
-  }();
-  return table;
-}
+static_assert(kRowLanes % kTierMultiple == 0);
 
-// The step of the uniform quantiser with 2^bits levels that has the least mean squared error for
-// the normal distribution of variance 1 (Max, Quantizing for minimum distortion, 1960, table II;
-// 8 bits: Hui and Neuhoff, 2001, table I).
-float NormalStep(int bits) {
-  switch (bits) {
-    case 2:
-      return 0.9957f;
-    case 3:
-      return 0.5860f;
-    case 4:
-      return 0.3352f;
-    default:
-      return 0.0308f;
+template <class Term>
+float SumOverRow(int64_t count, const Term& term) {
+  float lanes[kRowLanes] = {};
+  int64_t i = 0;
+  for (; i + kTierMultiple <= count; i += kTierMultiple) {
+    float* some = lanes + i % kRowLanes;
+    for (int64_t l = 0; l < kTierMultiple; ++l) some[l] += term(i + l);
   }
+  for (; i < count; ++i) lanes[i % kRowLanes] += term(i);
+  for (int64_t n = kRowLanes / 2; n > 0; n /= 2) {
+    for (int64_t l = 0; l < n; ++l) lanes[l] += lanes[l + n];
+  }
+  return lanes[0];
 }
 
 float MidRiseCode(float h, float inverse, float half, float top) {
@@ -236,38 +223,33 @@ float MidRiseCode(float h, float inverse, float half, float top) {
 }
 
 bool QuantizeMidRise(int bits, const float* h, int64_t count, uint8_t* codes, uint8_t* scale) {
-  float squares = 0;
-  for (int64_t i = 0; i < count; ++i) squares += h[i] * h[i];
+  const float squares = SumOverRow(count, [h](int64_t i) { return h[i] * h[i]; });
   if (!std::isfinite(squares)) return false;
   const auto top = static_cast<float>((1 << bits) - 1);
   const float half = 0.5f * static_cast<float>(1 << bits);
   const float root = std::sqrt(squares / static_cast<float>(count)) * NormalStep(bits);
-  const float centre = kScaleOrigin + kStepsPerOctave * std::log2(std::max(root, 1e-30f));
+  const int nearest = NearestScaleCode(std::max(root, 1e-30f));
   float least = std::numeric_limits<float>::infinity();
-  // 2^(-6/12) to 2^(4/12): a row with an outlier wants wider steps, a flat one narrower.
-  for (const float offset : {-6.0f, -4.0f, -2.0f, 0.0f, 2.0f, 4.0f}) {
-    const auto code =
-        static_cast<uint8_t>(std::clamp(std::nearbyint(centre + offset), 0.0f, 255.0f));
-    const float step = MidRiseScales()[code], inverse = 1.0f / step;
-    float error = 0;
-    for (int64_t i = 0; i < count; ++i) {
+  *scale = 255;  // of a row so large that every error is infinite
+  for (int away = kFirstScaleTried; away <= kLastScaleTried; away += kScaleStride) {
+    const auto code = static_cast<uint8_t>(std::clamp(nearest + away, 0, 255));
+    const float step = MidRiseScale(code), inverse = 1.0f / step;
+    const float error = SumOverRow(count, [=](int64_t i) {
       const int q = static_cast<int>(MidRiseCode(h[i], inverse, half, top));
       const float e = (static_cast<float>(q) + 0.5f - half) * step - h[i];
-      error += e * e;
-    }
+      return e * e;
+    });
     if (error < least) {
       least = error;
       *scale = code;
     }
   }
-  const float inverse = 1.0f / MidRiseScales()[*scale];
+  const float inverse = 1.0f / MidRiseScale(*scale);
   for (int64_t i = 0; i < count; ++i) {
     codes[i] = static_cast<uint8_t>(MidRiseCode(h[i], inverse, half, top));
   }
   return true;
 }
-
-float MidRiseScale(uint8_t code) { return MidRiseScales()[code]; }
 
 void CheckQuantization(const LatentQuantization& quantization) {
   const int bits = quantization.bits;

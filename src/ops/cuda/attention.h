@@ -14,6 +14,18 @@
 
 namespace palu::cuda {
 
+// A tier of a page (docs/cache-layout.md): 64 rows of codes, then a byte of scale for each.
+struct TierView {
+  int32_t offset = 0;  // bytes from the start of the page
+  int32_t width = 0;   // latents per token, a multiple of 16
+  int32_t column = 0;  // of the first one in the page
+  int32_t bits = 0;    // 2, 3, 4 or 8
+
+  __host__ __device__ int32_t code_bytes() const { return width * bits / 8; }  // of a token
+  __host__ __device__ int32_t bytes() const { return 64 * (code_bytes() + 1); }
+};
+inline constexpr int32_t kMaxTiers = 4;  // of a page: one of every number of bits
+
 // One page of a layer's keys or values (ops/paged_kv.h).
 struct PageView {
   int64_t offset = 0;               // bytes from the start of the block
@@ -22,7 +34,11 @@ struct PageView {
   const void* packed_up = nullptr;  // the same as PackUp writes it; DecodeAttention reads K's so
   int32_t column = 0;               // widths of the pages before it
   const void* split_up = nullptr;   // U of keys as PackSplitUp writes it, or null
+  int32_t tier_count = 0;           // one after the other in the page; kTiers only
+  TierView tiers[kMaxTiers] = {};
 };
+
+inline constexpr int32_t kTiers = 0;  // in place of bits: every tier has its own
 
 // Keys or values of one layer.
 struct ProjectionView {
@@ -31,15 +47,16 @@ struct ProjectionView {
   int32_t heads_per_page = 1;  // KV heads
   int32_t max_width = 0;       // of all pages
   bool latent = false;         // else keys after RoPE, values as they are
-  int32_t bits = 16;           // 2, 3, 4, 8: codes (docs/cache-layout.md); 16: elements of dtype
-  int32_t run = 0;             // latents per scale; 0: the page's whole width
-  bool symmetric = false;      // no zeros are stored; the zero is 2^(bits-1)
-  DType dtype = DType::kF16;   // of elements when bits is 16: F16, BF16 or F32
+  int32_t bits = 16;  // 2, 3, 4, 8 or kTiers: codes (docs/cache-layout.md); 16: elements of dtype
+  int32_t run = 0;    // latents per scale; 0: the page's whole width
+  bool symmetric = false;     // no zeros are stored; the zero is 2^(bits-1)
+  DType dtype = DType::kF16;  // of elements when bits is 16: F16, BF16 or F32
   DType up_dtype = DType::kF16;
   const float* bias = nullptr;  // [n_kv*d] added to rebuilt heads; null: none
   const float* norm = nullptr;  // [d] RMSNorm of rebuilt keys before RoPE; null: none
   float norm_eps = 0;
-  int32_t width_divisor = 1;  // largest number that divides all widths
+  int32_t width_divisor = 1;   // largest number that divides all widths
+  int32_t max_tier_bytes = 0;  // of all pages; kTiers only
 };
 
 // Rotary angles. The exact ones (method: position * turns reduced in float64) suit every position;
@@ -66,6 +83,7 @@ struct AttentionView {
   // Decode: cut every context the same way for every count, so that a sequence gives the same bits
   // alone and in any batch; costs parallelism that is not needed in large batches.
   bool batch_invariant = false;
+  bool shared_latents = false;  // v's pages are k's, with U of their own; nothing is stored twice
   RopeView rope;
   SplitView split;
   ProjectionView k, v;
@@ -101,8 +119,9 @@ void PackSplitUp(const ProjectionView& keys, const PageView& page, int32_t head_
 
 // Whether DecodeAttention takes a layer on the current device: head_dim 64 or 128, F16 or BF16
 // pages or codes, at most 8 query heads per KV head, heads_per_page of K and V such that one
-// divides the other, page widths that are multiples of 16, of 32 for codes, tiles that fit in
-// shared memory, and U in OperandType (the caller converts it once, and packs that of keys).
+// divides the other, page widths up to 1024 that are multiples of 16, of 32 for codes without
+// tiers, tiles that fit in shared memory, and U in OperandType (the caller converts it once, and
+// packs that of keys).
 bool SupportsDecode(const AttentionView& layer);
 
 // Whether keys are not rebuilt but met by rows made from the queries (split_plan.h).
@@ -160,9 +179,10 @@ void PrefillAttention(const AttentionView& layer, const PrefillChunk& chunk, con
 void FinishPrefill(const AttentionView& layer, int64_t count, SoftmaxStates states,
                    const float* acc, DType out_dtype, void* out, cudaStream_t stream);
 
-// Tokens [begin, begin + count) of a page as stored, one row each: out [count, width of the page]
-// of out_dtype, rows out_stride elements apart. `blocks` is one sequence's block table in device
-// memory. Widths, runs and out_stride are multiples of 8, pages and `out` aligned to 16 bytes.
+// `page` is in host memory. Tokens [begin, begin + count) of it as stored, one row each: out
+// [count, width of the page] of out_dtype, rows out_stride elements apart. `blocks` is one
+// sequence's block table in device memory. Widths, runs and out_stride are multiples of 8, pages
+// and `out` aligned to 16 bytes.
 void ReadPageRows(const ProjectionView& projection, const PageView& page, std::byte* const* blocks,
                   int64_t begin, int64_t count, DType out_dtype, void* out, int64_t out_stride,
                   cudaStream_t stream);

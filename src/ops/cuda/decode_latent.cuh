@@ -121,7 +121,7 @@ __global__ void __launch_bounds__(256, 1)
 
   DecodeTile tile{args.sequences.blocks + int64_t{sequence} * args.sequences.stride, length, unit,
                   tokens, begin * tokens};
-  const bool same_land = args.plan.shared.same_land;
+  const bool same_land = args.plan.shared.same_land, one_tile = args.plan.shared.one_tile;
   const float* q = args.q + sequence * args.q_stride + unit * rows * args.layer.head_dim;
   CopyRows(k, tile, unit_heads, at.k_land);
   CommitCopies();
@@ -136,16 +136,20 @@ __global__ void __launch_bounds__(256, 1)
       UnpackTile(k, tile, unit_heads, at.k_land, at.k_tile);
       __syncthreads();
     }
-    CopyRows(v, tile, unit_heads, at.v_land);
+    if (!one_tile) {
+      CopyRows(v, tile, unit_heads, at.v_land);
+    } else if (i + 1 < end) {
+      CopyRows(k, next, unit_heads, at.k_land);
+    }
     CommitCopies();
     ScoreTile<E, kDim, kGroup>(args, tile, at);
     __syncthreads();  // scores are complete; keys are done with
-    if (!same_land && i + 1 < end) CopyRows(k, next, unit_heads, at.k_land);
+    if (!same_land && !one_tile && i + 1 < end) CopyRows(k, next, unit_heads, at.k_land);
     CommitCopies();
     WeighTile(args, at);
-    WaitForCopies<1>();
+    if (!one_tile) WaitForCopies<1>();
     __syncthreads();  // values have landed, weights are complete
-    if (v.bits < 16) {
+    if (v.bits < 16 && !one_tile) {
       UnpackTile(v, tile, unit_heads, at.v_land, at.v_tile);
       __syncthreads();
       if (same_land && i + 1 < end) CopyRows(k, next, unit_heads, at.k_land);

@@ -64,14 +64,14 @@ __device__ inline void CopyElements(const ProjectionView& p, const DecodeTile& t
   }
 }
 
-// Starts copies of whole packed pages, [pages of the unit, T/64] of the widest page's bytes.
+// Starts copies of whole packed pages, [pages of the unit, T/64] of the largest page's bytes.
 __device__ inline void CopyPacked(const ProjectionView& p, const DecodeTile& tile,
                                   int32_t unit_heads, std::byte* land) {
-  const int32_t pages = UnitPages(p, unit_heads), page_bytes = PackedBytes(p, p.max_width);
+  const int32_t pages = UnitPages(p, unit_heads), page_bytes = MaxPackedBytes(p);
   const int32_t blocks = tile.tokens / 64;
   for (int32_t i = 0; i < pages; ++i) {
-    const PageView page = p.pages[tile.unit * pages + i];
-    const int32_t bytes = PackedBytes(p, page.width);
+    const PageView& page = p.pages[tile.unit * pages + i];
+    const int32_t bytes = PackedBytes(p, page);
     for (int32_t b = 0; b < blocks && tile.Has(b); ++b) {
       const std::byte* from = tile.block(b) + page.offset;
       const uint32_t to = SharedAddress(land) + (i * blocks + b) * page_bytes;

@@ -24,9 +24,8 @@ DecodeShared LayOut(const AttentionView& layer, int32_t unit_heads, int32_t toke
     return at;
   };
   const auto tile = [&](const ProjectionView& p) { return tokens * TileStride(p, unit_heads) * 2; };
-  // Runs make a page's bytes grow with its width, so the widest page needs most.
   const auto land = [&](const ProjectionView& p) {
-    return UnitPages(p, unit_heads) * (tokens / 64) * PackedBytes(p, p.max_width);
+    return UnitPages(p, unit_heads) * (tokens / 64) * MaxPackedBytes(p);
   };
   if (layer.k.latent) s.rope = take(64 * d / 2 * static_cast<int32_t>(sizeof(float2)));
   s.queries = take(tokens / 64 * rows * d * 4);
@@ -35,8 +34,12 @@ DecodeShared LayOut(const AttentionView& layer, int32_t unit_heads, int32_t toke
   s.states = take(rows * 8);
   s.factors = take(rows * 4);
   s.sums = take(rows * layer.v.max_width * 4);
-  s.same_land = layer.k.bits < 16 && layer.v.bits < 16;
-  if (s.same_land) {
+  s.one_tile = layer.shared_latents && layer.k.bits < 16;
+  s.same_land = !s.one_tile && layer.k.bits < 16 && layer.v.bits < 16;
+  if (s.one_tile) {
+    s.k_tile = s.v_tile = take(tile(layer.k));
+    s.k_land = take(land(layer.k));
+  } else if (s.same_land) {
     s.k_tile = s.v_tile = take(std::max(tile(layer.k), tile(layer.v)));
     s.k_land = s.v_land = take(std::max(land(layer.k), land(layer.v)));
   } else {

@@ -18,6 +18,7 @@ struct DecodeShared {
   int32_t k_land = 0, k_tile = 0, v_land = 0, v_tile = 0;
   int32_t bytes = 0;
   bool same_land = false;  // K and V take turns in one `land` and one `tile`
+  bool one_tile = false;   // V is read from K's tile: one latent for both, in codes
 };
 
 // A thread block serves a unit, KV heads that share pages, over a share of the tiles of T tokens.
@@ -42,11 +43,21 @@ __host__ __device__ inline int32_t UnitPages(const ProjectionView& p, int32_t un
 __host__ __device__ inline int32_t TileStride(const ProjectionView& p, int32_t unit_heads) {
   return UnitPages(p, unit_heads) * p.max_width + 8;
 }
-// Bytes of one page in one block.
+// Bytes of a page of codes without tiers in one block; they grow with the width.
 __host__ __device__ inline int32_t PackedBytes(const ProjectionView& p, int32_t width) {
   const int32_t run = p.run == 0 || p.run > width ? width : p.run;
   const int32_t runs = (width + run - 1) / run;
   return 64 * (width * p.bits / 8 + runs * (p.symmetric ? 2 : 3));
+}
+
+// The same of any page of codes, and of the largest of a projection.
+__host__ __device__ inline int32_t PackedBytes(const ProjectionView& p, const PageView& page) {
+  if (p.bits != kTiers) return PackedBytes(p, page.width);
+  const TierView& last = page.tiers[page.tier_count - 1];
+  return last.offset + last.bytes();
+}
+__host__ __device__ inline int32_t MaxPackedBytes(const ProjectionView& p) {
+  return p.bits == kTiers ? p.max_tier_bytes : PackedBytes(p, p.max_width);
 }
 
 inline bool IsPlain(const AttentionView& layer) { return !layer.k.latent && !layer.v.latent; }

@@ -2,13 +2,37 @@
 #pragma once
 
 #include "ops/cuda/decode_load.cuh"
+#include "ops/cuda/mid_rise.cuh"
+#include "ops/cuda/vector.cuh"
 
 namespace palu::cuda {
 
-// Scales and zeros of one packed page.
+// A token's scale and zero: latents are (q - offset) * scale + add. 0x6400 is 1024 in fp16, whose
+// last bit is worth one: codes and offsets added to it are exact, so is their difference, and what
+// follows is rounded once.
+struct RunScale {
+  __half2 scale, offset, add;
+
+  __device__ RunScale(__half run_scale, uint32_t run_offset, __half run_add)
+      : scale(__half2half2(run_scale)),
+        offset(__half2half2(__ushort_as_half(static_cast<uint16_t>(0x6400u | run_offset)))),
+        add(__half2half2(run_add)) {}
+
+  // Four codes, one per byte.
+  __device__ uint2 Dequantize(uint32_t codes) const {
+    const uint32_t low = __byte_perm(codes, 0x64646464u, 0x4140);
+    const uint32_t high = __byte_perm(codes, 0x64646464u, 0x4342);
+    const __half2 x = __hfma2(__hsub2(reinterpret_cast<const __half2&>(low), offset), scale, add);
+    const __half2 y = __hfma2(__hsub2(reinterpret_cast<const __half2&>(high), offset), scale, add);
+    return {reinterpret_cast<const uint32_t&>(x), reinterpret_cast<const uint32_t&>(y)};
+  }
+};
+
+// Scales and zeros of a packed page without tiers: its codes may have several runs.
 struct PackedScales {
-  const __half* scales;  // [64, runs]
-  const uint8_t* zeros;  // [64, runs]; null: `middle`
+  static constexpr bool kTier = false;  // widths are multiples of 32
+  const __half* scales;                 // [64, runs]
+  const uint8_t* zeros;                 // [64, runs]; null: `middle`
   int32_t run, runs;
   uint32_t middle;
 
@@ -20,35 +44,51 @@ struct PackedScales {
     scales = reinterpret_cast<const __half*>(at);
     zeros = p.symmetric ? nullptr : reinterpret_cast<const uint8_t*>(at + 64 * runs * 2);
   }
-};
-
-// A token's scale and zero of one run. 0x6400 is 1024 in fp16, whose last bit is worth one: codes
-// and zeros added to it are exact, so is their difference, and the product is the latent rounded
-// once.
-struct RunScale {
-  __half2 scale, offset;
-
-  __device__ RunScale(const PackedScales& s, int32_t at)
-      : scale(__half2half2(s.scales[at])),
-        offset(__half2half2(__ushort_as_half(
-            static_cast<uint16_t>(0x6400u | (s.zeros ? uint32_t{s.zeros[at]} : s.middle))))) {}
-
-  // (q - zero) * scale of four codes, one per byte.
-  __device__ uint2 Dequantize(uint32_t codes) const {
-    const uint32_t low = __byte_perm(codes, 0x64646464u, 0x4140);
-    const uint32_t high = __byte_perm(codes, 0x64646464u, 0x4342);
-    const __half2 x = __hmul2(__hsub2(reinterpret_cast<const __half2&>(low), offset), scale);
-    const __half2 y = __hmul2(__hsub2(reinterpret_cast<const __half2&>(high), offset), scale);
-    return {reinterpret_cast<const uint32_t&>(x), reinterpret_cast<const uint32_t&>(y)};
+  __device__ int32_t Run(int32_t latent) const { return latent / run; }
+  __device__ RunScale At(int32_t row, int32_t in_row) const {
+    const int32_t at = row * runs + in_row;
+    return {scales[at], zeros ? uint32_t{zeros[at]} : middle, __half{}};
   }
 };
 
-// Codes of kBits, which lie in kPlanes parts of a row: a step takes kBytes bytes and gives as many
-// latents of every part. 8 bits have one part, 4 two, 2 four.
-template <int kBits>
-__device__ void UnpackPage(const PackedScales& scales, const std::byte* page, int32_t width,
-                           int32_t valid, int32_t stride, __half* to) {
-  constexpr int kPlanes = 8 / kBits, kBytes = 8;
+// Of a tier: one scale for its whole row. Levels are mid-rise, half a step above q - 2^(bits-1).
+struct TierScales {
+  static constexpr bool kTier = true;  // widths are multiples of 16, a row has one scale
+  const uint8_t* codes;                // [64]
+  uint32_t middle;
+
+  __device__ TierScales(const TierView& tier, const std::byte* page)
+      : codes(reinterpret_cast<const uint8_t*>(page + 64 * tier.code_bytes())),
+        middle(1u << (tier.bits - 1)) {}
+  __device__ int32_t Run(int32_t) const { return 0; }
+  __device__ RunScale At(int32_t row, int32_t) const {
+    const float scale = LoadMidRiseScale(codes[row]);
+    return {__float2half_rn(scale), middle, __float2half_rn(0.5f * scale)};
+  }
+};
+
+// Where `valid` rows of [64, width] latents go; the others become zeros.
+struct UnpackTarget {
+  __half* to;
+  int32_t stride, valid;
+
+  // N times four latents.
+  template <int kN>
+  __device__ void Store(int32_t row, int32_t column, Elements<uint2, kN> latents) const {
+    if (row >= valid) latents = {};
+    *reinterpret_cast<Elements<uint2, kN>*>(to + row * stride + column) = latents;
+  }
+  __device__ void StorePair(int32_t row, int32_t column, uint32_t latents) const {
+    *reinterpret_cast<uint32_t*>(to + row * stride + column) = row < valid ? latents : 0;
+  }
+};
+
+// Codes of kBits, which lie in kPlanes parts of a row: a step takes kBytes bytes, 4 or 8, and gives
+// as many latents of every part. 8 bits have one part, 4 two, 2 four.
+template <int kBits, int kBytes, class Scales>
+__device__ void UnpackPlanes(const Scales& scales, const std::byte* page, int32_t width,
+                             const UnpackTarget& target) {
+  constexpr int kPlanes = 8 / kBits, kWords = kBytes / 4;
   constexpr uint32_t kMask = ((1u << kBits) - 1) * 0x01010101u;
   const int32_t part = width / kPlanes, row_bytes = width * kBits / 8, columns = part / kBytes;
   const RowWalk walk(columns);
@@ -56,52 +96,73 @@ __device__ void UnpackPage(const PackedScales& scales, const std::byte* page, in
     const int32_t first = column * kBytes;
     int32_t run[kPlanes];  // the same for every row
 #pragma unroll
-    for (int k = 0; k < kPlanes; ++k) run[k] = (k * part + first) / scales.run;
+    for (int k = 0; k < kPlanes; ++k) run[k] = scales.Run(k * part + first);
     for (int32_t row = walk.first_row; row < 64; row += walk.row_step) {
-      const uint2 words = *reinterpret_cast<const uint2*>(page + row * row_bytes + first);
-      __half* out = to + row * stride + first;
-      const bool keep = row < valid;
+      const auto words =
+          *reinterpret_cast<const Elements<uint32_t, kWords>*>(page + row * row_bytes + first);
+      RunScale fit = scales.At(row, run[0]);
 #pragma unroll
       for (int k = 0; k < kPlanes; ++k) {
-        const RunScale fit(scales, row * scales.runs + run[k]);
-        const uint2 x = fit.Dequantize((words.x >> (k * kBits)) & kMask);
-        const uint2 y = fit.Dequantize((words.y >> (k * kBits)) & kMask);
-        *reinterpret_cast<uint4*>(out + k * part) =
-            keep ? make_uint4(x.x, x.y, y.x, y.y) : make_uint4(0, 0, 0, 0);
+        if (k > 0 && !Scales::kTier) fit = scales.At(row, run[k]);
+        Elements<uint2, kWords> latents;
+#pragma unroll
+        for (int w = 0; w < kWords; ++w) {
+          latents.values[w] = fit.Dequantize((words.values[w] >> (k * kBits)) & kMask);
+        }
+        target.Store(row, first + k * part, latents);
       }
     }
   }
 }
 
 // 3 bits: the low two bits as for 2 bits in parts twice as wide, then the high bits in eight parts.
-// Parts may be as narrow as four latents.
-template <>
-__device__ inline void UnpackPage<3>(const PackedScales& scales, const std::byte* page,
-                                     int32_t width, int32_t valid, int32_t stride, __half* to) {
-  constexpr int kPlanes = 8, kBytes = 4;
+// A step takes two words of the low bits and one of the high ones; parts are multiples of a word.
+template <class Word, class Scales>
+__device__ void UnpackThreeBits(const Scales& scales, const std::byte* page, int32_t width,
+                                const UnpackTarget& target) {
+  constexpr int kPlanes = 8, kBytes = sizeof(Word);
   const int32_t part = width / kPlanes, row_bytes = width * 3 / 8, columns = part / kBytes;
   const RowWalk walk(columns);
   for (int32_t column = walk.first_column; column < columns; column += walk.across) {
     const int32_t first = column * kBytes;
     int32_t run[kPlanes];
 #pragma unroll
-    for (int k = 0; k < kPlanes; ++k) run[k] = (k * part + first) / scales.run;
+    for (int k = 0; k < kPlanes; ++k) run[k] = scales.Run(k * part + first);
     for (int32_t row = walk.first_row; row < 64; row += walk.row_step) {
       const std::byte* from = page + row * row_bytes + first;
       const auto word = [from](int32_t offset) {
-        return *reinterpret_cast<const uint32_t*>(from + offset);
+        return uint32_t{*reinterpret_cast<const Word*>(from + offset)};
       };
       const uint32_t low[2] = {word(0), word(part)}, top = word(2 * part);
-      __half* out = to + row * stride + first;
-      const bool keep = row < valid;
+      RunScale fit = scales.At(row, run[0]);
 #pragma unroll
       for (int k = 0; k < kPlanes; ++k) {
+        if (k > 0 && !Scales::kTier) fit = scales.At(row, run[k]);
         const uint32_t codes =
             ((low[k % 2] >> (k / 2 * 2)) & 0x03030303u) | (((top >> k) & 0x01010101u) << 2);
-        const uint2 latents = RunScale(scales, row * scales.runs + run[k]).Dequantize(codes);
-        *reinterpret_cast<uint2*>(out + k * part) = keep ? latents : make_uint2(0, 0);
+        const uint2 latents = fit.Dequantize(codes);
+        if constexpr (kBytes == 4) {
+          target.Store(row, first + k * part, Elements<uint2, 1>{latents});
+        } else {
+          target.StorePair(row, first + k * part, latents.x);
+        }
       }
     }
+  }
+}
+
+// A page or a tier of one.
+template <class Scales>
+__device__ void UnpackPart(int32_t bits, const Scales& scales, const std::byte* page, int32_t width,
+                           const UnpackTarget& target) {
+  const bool narrow = Scales::kTier && width % 32 != 0;
+  if (bits == 8) return UnpackPlanes<8, 8>(scales, page, width, target);
+  if (bits == 4) return UnpackPlanes<4, 8>(scales, page, width, target);
+  if (bits == 2 && !narrow) return UnpackPlanes<2, 8>(scales, page, width, target);
+  if (!narrow) return UnpackThreeBits<uint32_t>(scales, page, width, target);
+  if constexpr (Scales::kTier) {
+    if (bits == 2) return UnpackPlanes<2, 4>(scales, page, width, target);
+    UnpackThreeBits<uint16_t>(scales, page, width, target);
   }
 }
 
@@ -109,26 +170,23 @@ __device__ inline void UnpackPage<3>(const PackedScales& scales, const std::byte
 __device__ inline void UnpackTile(const ProjectionView& p, const DecodeTile& tile,
                                   int32_t unit_heads, const std::byte* land, std::byte* to) {
   const int32_t pages = UnitPages(p, unit_heads), stride = TileStride(p, unit_heads);
-  const int32_t page_bytes = PackedBytes(p, p.max_width), blocks = tile.tokens / 64;
+  const int32_t page_bytes = MaxPackedBytes(p), blocks = tile.tokens / 64;
   for (int32_t i = 0; i < pages; ++i) {
-    const int32_t width = p.pages[tile.unit * pages + i].width;
+    const PageView& view = p.pages[tile.unit * pages + i];
     for (int32_t b = 0; b < blocks; ++b) {
       const std::byte* page = land + (i * blocks + b) * page_bytes;
-      const PackedScales scales(p, page, width);
       __half* out = reinterpret_cast<__half*>(to) + b * 64 * stride + i * p.max_width;
       const int32_t valid = tile.valid() - b * 64;
-      switch (p.bits) {
-        case 2:
-          UnpackPage<2>(scales, page, width, valid, stride, out);
-          break;
-        case 3:
-          UnpackPage<3>(scales, page, width, valid, stride, out);
-          break;
-        case 4:
-          UnpackPage<4>(scales, page, width, valid, stride, out);
-          break;
-        default:
-          UnpackPage<8>(scales, page, width, valid, stride, out);
+      if (p.bits != kTiers) {
+        const PackedScales scales(p, page, view.width);
+        UnpackPart(p.bits, scales, page, view.width, {out, stride, valid});
+        continue;
+      }
+      for (int32_t t = 0; t < view.tier_count; ++t) {
+        const TierView tier = view.tiers[t];
+        const std::byte* codes = page + tier.offset;
+        UnpackPart(tier.bits, TierScales(tier, codes), codes, tier.width,
+                   {out + tier.column, stride, valid});
       }
     }
   }

@@ -2,6 +2,7 @@
 #include <cassert>
 
 #include "ops/cuda/attention.h"
+#include "ops/cuda/mid_rise.cuh"
 #include "ops/cuda/vector.cuh"
 #include "ops/paged_kv.h"
 
@@ -15,7 +16,7 @@ struct RowsArgs {
   std::byte* const* blocks;
   int64_t offset, begin, count, out_stride;
   int32_t width, run, runs;
-  bool symmetric;
+  bool symmetric, mid_rise;
 
   __device__ const std::byte* Page(int64_t token) const {
     return blocks[token / kBlockTokens] + offset;
@@ -59,23 +60,33 @@ __device__ void ReadCodes(const uint8_t* row, int width, int at, uint32_t (&code
 }
 
 template <int kBits>
-struct Codes {
+class Codes {
+ public:
   static __device__ void Read(const RowsArgs& args, int64_t token, int at, float (&x)[kGroup]) {
     const int row = static_cast<int>(token % kBlockTokens);
     const int row_bytes = args.width * kBits / 8;
     const auto* bytes = reinterpret_cast<const uint8_t*>(args.Page(token));
     const uint8_t* scales = bytes + kBlockTokens * row_bytes;
-    const uint8_t* zeros = scales + kBlockTokens * args.runs * 2;
     uint32_t codes[kGroup];
     ReadCodes<kBits>(bytes + row * row_bytes, args.width, at, codes);
-    const int run = row * args.runs + at / args.run;
-    const float scale = AsFloat(reinterpret_cast<const __half*>(scales)[run]);
-    const float zero =
-        args.symmetric ? static_cast<float>(1 << (kBits - 1)) : static_cast<float>(zeros[run]);
+    const ScaleZero fit = Fit(args, scales, row * args.runs + at / args.run);
 #pragma unroll
     for (int i = 0; i < kGroup; ++i) {
-      x[i] = __fmul_rn(static_cast<float>(codes[i]) - zero, scale);
+      x[i] = __fmul_rn(static_cast<float>(codes[i]) - fit.zero, fit.scale);
     }
+  }
+
+ private:
+  struct ScaleZero {
+    float scale, zero;
+  };
+  static __device__ ScaleZero Fit(const RowsArgs& args, const uint8_t* scales, int run) {
+    if (args.mid_rise) {
+      return {LoadMidRiseScale(scales[run]), static_cast<float>((1 << kBits) - 1) / 2};
+    }
+    const uint8_t* zeros = scales + kBlockTokens * args.runs * 2;
+    return {AsFloat(reinterpret_cast<const __half*>(scales)[run]),
+            args.symmetric ? static_cast<float>(1 << (kBits - 1)) : static_cast<float>(zeros[run])};
   }
 };
 
@@ -114,6 +125,21 @@ void Launch(const RowsArgs& args, DType out_dtype, void* out, cudaStream_t strea
   Check(cudaGetLastError(), "launching the reading of a page");
 }
 
+void LaunchCodes(const RowsArgs& args, int32_t bits, DType out_dtype, void* out,
+                 cudaStream_t stream) {
+  switch (bits) {
+    case 2:
+      return Launch<Codes<2>>(args, out_dtype, out, stream);
+    case 3:
+      return Launch<Codes<3>>(args, out_dtype, out, stream);
+    case 4:
+      return Launch<Codes<4>>(args, out_dtype, out, stream);
+    case 8:
+      return Launch<Codes<8>>(args, out_dtype, out, stream);
+  }
+  FailWith("expected codes of 2, 3, 4 or 8 bits or elements in a page on the device");
+}
+
 }  // namespace
 
 void ReadPageRows(const ProjectionView& projection, const PageView& page, std::byte* const* blocks,
@@ -127,27 +153,28 @@ void ReadPageRows(const ProjectionView& projection, const PageView& page, std::b
   args.offset = page.offset;
   args.begin = begin;
   args.count = count;
-  args.width = page.width;
   args.out_stride = out_stride;
+  if (projection.bits == kTiers) {
+    args.mid_rise = true;
+    args.runs = 1;
+    for (int32_t t = 0; t < page.tier_count; ++t) {
+      const TierView& tier = page.tiers[t];
+      args.offset = page.offset + tier.offset;
+      args.width = args.run = tier.width;
+      LaunchCodes(args, tier.bits, out_dtype,
+                  static_cast<std::byte*>(out) + tier.column * SizeOf(out_dtype), stream);
+    }
+    return;
+  }
+  args.width = page.width;
   const bool whole = projection.run == 0 || projection.run > page.width;
   args.run = whole ? page.width : projection.run;
   args.runs = (args.width + args.run - 1) / args.run;
   args.symmetric = projection.symmetric;
-  switch (projection.bits) {
-    case 2:
-      return Launch<Codes<2>>(args, out_dtype, out, stream);
-    case 3:
-      return Launch<Codes<3>>(args, out_dtype, out, stream);
-    case 4:
-      return Launch<Codes<4>>(args, out_dtype, out, stream);
-    case 8:
-      return Launch<Codes<8>>(args, out_dtype, out, stream);
-    case 16:
-      return WithType(projection.dtype, [&](auto tag) {
-        Launch<Stored<typename decltype(tag)::Type>>(args, out_dtype, out, stream);
-      });
-  }
-  FailWith("expected codes of 2, 3, 4 or 8 bits or elements in a page on the device");
+  if (projection.bits < 16) return LaunchCodes(args, projection.bits, out_dtype, out, stream);
+  WithType(projection.dtype, [&](auto tag) {
+    Launch<Stored<typename decltype(tag)::Type>>(args, out_dtype, out, stream);
+  });
 }
 
 }  // namespace palu::cuda

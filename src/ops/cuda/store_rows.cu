@@ -6,6 +6,7 @@
 #include "ops/cuda/async_copy.cuh"
 #include "ops/cuda/element.cuh"
 #include "ops/cuda/launch_early.cuh"
+#include "ops/cuda/mid_rise.cuh"
 #include "ops/cuda/reduce.cuh"
 #include "ops/cuda/rotate_head.cuh"
 #include "ops/cuda/row_ops.h"
@@ -32,42 +33,31 @@ __device__ ScaleZero FitRun(const ProjectionView& p, float clip, float min, floa
   return {scale, zero};
 }
 
-// Codes of one row, packed in planes (docs/cache-layout.md). `fits` has one entry per run.
-class RowPacker {
- public:
-  __device__ RowPacker(const ProjectionView& p, const float* row, int width, int run,
-                       const ScaleZero* fits)
-      : row_(row),
-        fits_(fits),
-        width_(width),
-        run_(run),
-        top_(static_cast<float>((1 << p.bits) - 1)) {}
-
-  __device__ unsigned Code(int i) const {
-    const ScaleZero fit = fits_[i / run_];
-    const float q = __fadd_rn(rintf(__fdiv_rn(row_[i], fit.scale)), fit.zero);
-    return static_cast<unsigned>(fminf(fmaxf(q, 0.0f), top_));
-  }
-  // `count` bytes from `codes` on: byte j holds bits [shift, shift + bits) of latents j, j + count,
-  // j + 2 count, ..., from the low bits up.
-  __device__ void Plane(uint8_t* codes, int bits, int shift, int lane) const {
-    const int per_byte = 8 / bits, count = width_ / per_byte;
-    const unsigned mask = (1u << bits) - 1;
-    for (int j = lane; j < count; j += 32) {
-      unsigned byte = 0;
-      for (int k = 0; k < per_byte; ++k) {
-        byte |= ((Code(j + k * count) >> shift) & mask) << (k * bits);
-      }
-      codes[j] = static_cast<uint8_t>(byte);
+// `count` bytes from `plane` on: byte j holds bits [shift, shift + bits) of the codes j, j + count,
+// j + 2 count, ..., from the low bits up.
+template <class Code>
+__device__ void PackPlane(const Code& code, int bits, int shift, int count, uint8_t* plane,
+                          int lane) {
+  const unsigned mask = (1u << bits) - 1;
+  for (int j = lane; j < count; j += 32) {
+    unsigned byte = 0;
+    for (int k = 0; k < 8 / bits; ++k) {
+      byte |= ((code(j + k * count) >> shift) & mask) << (k * bits);
     }
+    plane[j] = static_cast<uint8_t>(byte);
   }
+}
 
- private:
-  const float* row_;
-  const ScaleZero* fits_;
-  int width_, run_;
-  float top_;
-};
+// The codes of a row (docs/cache-layout.md), code(i) of latent i.
+template <class Code>
+__device__ void PackCodes(const Code& code, int bits, int width, uint8_t* row, int lane) {
+  if (bits == 3) {
+    PackPlane(code, 2, 0, width / 4, row, lane);
+    PackPlane(code, 1, 2, width / 8, row + width / 4, lane);
+  } else {
+    PackPlane(code, bits, 0, width * bits / 8, row, lane);
+  }
+}
 
 __device__ void PackRow(const StoreView& store, const PageView& page, std::byte* block,
                         int row_in_block, const float* row, ScaleZero* fits, int lane,
@@ -98,14 +88,68 @@ __device__ void PackRow(const StoreView& store, const PageView& page, std::byte*
     scales[row_in_block * runs + r] = __float2half_rn(fits[r].scale);
     if (!p.symmetric) zeros[row_in_block * runs + r] = static_cast<uint8_t>(fits[r].zero);
   }
-  const RowPacker packer(p, row, width, run, fits);
-  uint8_t* row_codes = codes + row_in_block * code_bytes;
-  if (p.bits == 3) {
-    packer.Plane(row_codes, 2, 0, lane);
-    packer.Plane(row_codes + width / 4, 1, 2, lane);
-  } else {
-    packer.Plane(row_codes, p.bits, 0, lane);
+  const float top = static_cast<float>((1 << p.bits) - 1);
+  const auto code = [=](int i) {
+    const ScaleZero fit = fits[i / run];
+    const float q = __fadd_rn(rintf(__fdiv_rn(row[i], fit.scale)), fit.zero);
+    return static_cast<unsigned>(fminf(fmaxf(q, 0.0f), top));
+  };
+  PackCodes(code, p.bits, width, codes + row_in_block * code_bytes, lane);
+}
+
+// The mid-rise quantiser: of the scales around that of the row's root mean square the one with the
+// least squared error, the first of equals. `page` is where the tier's page begins in its block.
+__device__ void PackTier(const TierView& tier, std::byte* page, int row_in_block, const float* row,
+                         int lane, int32_t layer, int32_t* fault) {
+  constexpr int kTried = (kLastScaleTried - kFirstScaleTried) / kScaleStride + 1;
+  const int bits = tier.bits, width = tier.width;
+  const float top = static_cast<float>((1 << bits) - 1);
+  const float half = 0.5f * static_cast<float>(1 << bits);
+  const auto level = [=](float h, float inverse) {
+    return fminf(fmaxf(__fadd_rn(__fmul_rn(h, inverse), half), 0.0f), top);
+  };
+  float squares = 0;
+  for (int i = lane; i < width; i += kRowLanes) {
+    squares = __fadd_rn(squares, __fmul_rn(row[i], row[i]));
   }
+  squares = WarpSum(squares);
+  if (!isfinite(squares) && lane == 0) *fault = layer + 1;
+  const float root =
+      __fmul_rn(__fsqrt_rn(__fdiv_rn(squares, static_cast<float>(width))), NormalStep(bits));
+  const int nearest = NearestScaleCode(fmaxf(root, 1e-30f));
+  const auto tried = [=](int t) {
+    return static_cast<uint8_t>(min(max(nearest + kFirstScaleTried + t * kScaleStride, 0), 255));
+  };
+  float step[kTried], inverse[kTried], error[kTried];
+#pragma unroll
+  for (int t = 0; t < kTried; ++t) {
+    step[t] = LoadMidRiseScale(tried(t));
+    inverse[t] = __fdiv_rn(1.0f, step[t]);
+    error[t] = 0;
+  }
+  for (int i = lane; i < width; i += kRowLanes) {
+#pragma unroll
+    for (int t = 0; t < kTried; ++t) {
+      const float q = truncf(level(row[i], inverse[t]));
+      const float e = __fsub_rn(__fmul_rn(__fsub_rn(__fadd_rn(q, 0.5f), half), step[t]), row[i]);
+      error[t] = __fadd_rn(error[t], __fmul_rn(e, e));
+    }
+  }
+  float least = INFINITY;
+  uint8_t scale = 255;
+#pragma unroll
+  for (int t = 0; t < kTried; ++t) {
+    const float sum = WarpSum(error[t]);
+    if (sum < least) {
+      least = sum;
+      scale = tried(t);
+    }
+  }
+  const float best = __fdiv_rn(1.0f, LoadMidRiseScale(scale));
+  auto* codes = reinterpret_cast<uint8_t*>(page) + tier.offset;
+  if (lane == 0) codes[kTokens * tier.code_bytes() + row_in_block] = scale;
+  PackCodes([=](int i) { return static_cast<unsigned>(level(row[i], best)); }, bits, width,
+            codes + row_in_block * tier.code_bytes(), lane);
 }
 
 template <class T>
@@ -127,16 +171,28 @@ struct StoreArguments {
   int32_t* fault;
 };
 
-// One page of one token.
-__device__ void StorePage(const StoreArguments& a, const StoreView& store, bool key, int index,
+// What warps store of a page, each apart: its tiers, or all of it.
+__host__ __device__ int PartsOfPage(const ProjectionView& p) {
+  return p.bits == kTiers ? kMaxTiers : 1;
+}
+__host__ __device__ int Parts(const ProjectionView& p) { return p.page_count * PartsOfPage(p); }
+
+// One part of a page of one token.
+__device__ void StorePart(const StoreArguments& a, const StoreView& store, bool key, int index,
                           int64_t token, ScaleZero* fits, int lane) {
   const ProjectionView& p = store.projection;
-  const PageView& page = p.pages[index];
+  const PageView& page = p.pages[index / PartsOfPage(p)];
   const float* row = a.x + token * a.x_stride + store.column + page.column;
   const int32_t at = a.tokens.index[token];
   std::byte* block =
       a.blocks[static_cast<int64_t>(a.tokens.sequence[token]) * a.stride + at / kTokens];
   const int row_in_block = at % kTokens;
+  if (p.bits == kTiers) {
+    if (index % kMaxTiers >= page.tier_count) return;
+    const TierView tier = page.tiers[index % kMaxTiers];
+    return PackTier(tier, block + page.offset, row_in_block, row + tier.column, lane, a.layer,
+                    a.fault);
+  }
   if (p.bits < 16) {
     return PackRow(store, page, block, row_in_block, row, fits, lane, a.layer, a.fault);
   }
@@ -158,14 +214,14 @@ __device__ void StorePage(const StoreArguments& a, const StoreView& store, bool 
   }
 }
 
-// One warp per token and query head or page: queries first, then keys' pages, then values'.
+// One warp per token and query head or part of a page: queries first, then keys, then values.
 __global__ void StoreKernel(const __grid_constant__ StoreArguments a) {
   extern __shared__ ScaleZero shared_fits[];
   LetNextKernelStart();
   WaitForPreviousKernel();
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  const int queries = a.rotate.query_heads, key_pages = a.keys.projection.page_count;
-  const int units = queries + key_pages + a.values.projection.page_count;
+  const int queries = a.rotate.query_heads, key_parts = Parts(a.keys.projection);
+  const int units = queries + key_parts + Parts(a.values.projection);
   const int64_t unit = static_cast<int64_t>(blockIdx.x) * kWarps + warp;
   const int64_t token = unit / units;
   if (token >= a.tokens.count) return;
@@ -177,13 +233,13 @@ __global__ void StoreKernel(const __grid_constant__ StoreArguments a) {
                       [&](int i, float value) { head[i] = value; });
   }
   ScaleZero* fits = shared_fits + warp * a.max_runs;
-  const int page = index - queries;
-  if (page < key_pages) return StorePage(a, a.keys, true, page, token, fits, lane);
-  StorePage(a, a.values, false, page - key_pages, token, fits, lane);
+  const int part = index - queries;
+  if (part < key_parts) return StorePart(a, a.keys, true, part, token, fits, lane);
+  StorePart(a, a.values, false, part - key_parts, token, fits, lane);
 }
 
 int MaxRuns(const ProjectionView& p) {
-  if (p.bits >= 16 || p.run == 0) return 1;
+  if (p.bits == kTiers || p.bits >= 16 || p.run == 0) return 1;
   return (p.max_width + p.run - 1) / p.run;
 }
 
@@ -193,8 +249,8 @@ void StoreRows(const RotateView& rotate, const StoreView& keys, const StoreView&
                std::byte* const* blocks, int32_t stride, const TokensView& tokens,
                const DeviceMatrix& x, int32_t layer, int32_t* fault, cudaStream_t stream) {
   assert(rotate.head_dim <= kMaxRotatedDim);
-  const int64_t units = tokens.count * (rotate.query_heads + keys.projection.page_count +
-                                        values.projection.page_count);
+  const int64_t units =
+      tokens.count * (rotate.query_heads + Parts(keys.projection) + Parts(values.projection));
   const int runs = std::max(MaxRuns(keys.projection), MaxRuns(values.projection));
   const StoreArguments arguments{
       rotate,   keys, values, blocks, stride, tokens, static_cast<float*>(x.data),

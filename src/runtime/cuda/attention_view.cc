@@ -86,6 +86,7 @@ AttentionView MakeAttentionView(const ModelConfig& config, const DeviceLayer& la
   view.k = layer.k.view;
   view.v = layer.v.view;
   view.batch_invariant = batch_invariant;
+  view.shared_latents = layer.shared_latents;
   return view;
 }
 

@@ -88,6 +88,7 @@ DeviceTensor StackBiases(Uploader& uploader,
   std::vector<TensorView> views;
   zeros.reserve(parts.size());
   for (const auto& [bias, n] : parts) {
+    if (n == 0) continue;
     if (*bias) {
       views.push_back(*bias);
       continue;
@@ -96,6 +97,21 @@ DeviceTensor StackBiases(Uploader& uploader,
     views.push_back({data.data(), DType::kF32, {n}, kCpu});
   }
   return uploader.Stack(views, DType::kF32);
+}
+
+// Returns the bytes of all tiers in a block.
+int32_t PlaceTiers(const CachedPages::Page& page, PageView& to) {
+  Require(std::ssize(page.tiers) <= kMaxTiers,
+          "on a GPU: expected at most {} tiers of bits in a latent, found {}", kMaxTiers,
+          page.tiers.size());
+  int32_t bytes = 0;
+  for (const PageTier& tier : page.tiers) {
+    to.tiers[to.tier_count++] = {static_cast<int32_t>(tier.offset - page.offset),
+                                 static_cast<int32_t>(tier.width),
+                                 static_cast<int32_t>(tier.column), tier.quantization.bits};
+    bytes += to.tiers[to.tier_count - 1].bytes();
+  }
+  return bytes;
 }
 
 // Keys, whose U DecodeAttention wants packed, come with the head_dim; values with 0.
@@ -117,8 +133,9 @@ DeviceProjection UploadProjection(Uploader& uploader, const CachedPages& pages,
         PackUp(p.pages[i].up, view.heads_per_page, static_cast<int32_t>(pack_head_dim), width,
                p.packed_up.back().data(), stream);
       }
-      if (const int64_t bytes = SplitUpBytes(view, static_cast<int32_t>(pack_head_dim), queries);
-          bytes > 0) {
+      const int64_t bytes =
+          pages.tiered ? 0 : SplitUpBytes(view, static_cast<int32_t>(pack_head_dim), queries);
+      if (bytes > 0) {
         p.split_up.emplace_back(DType::kF16, 1, bytes / 2);
         p.pages[i].split_up = p.split_up.back().data();
         PackSplitUp(view, p.pages[i], static_cast<int32_t>(pack_head_dim), queries,
@@ -146,11 +163,16 @@ DeviceLayer UploadLayer(Uploader& uploader, const ModelConfig& config, const Lay
   layer.post_norm = uploader.Tensor(w.post_norm, DType::kF32);
   layer.q_norm = uploader.Tensor(w.q_norm, DType::kF32);
   const auto in = [](const ProjectionWeights& p) { return p.factored() ? p.down : p.dense; };
-  layer.qkv = uploader.Stack(std::array{w.q, in(w.k), in(w.v)}, dtype);
-  const TensorView none;
+  const auto bias = [](const ProjectionWeights& p) {
+    return p.factored() ? &p.down_bias : &p.bias;
+  };
+  layer.shared_latents = layout.shared;
+  std::vector<TensorView> qkv{w.q, in(w.k)};
+  if (!layout.shared) qkv.push_back(in(w.v));
+  layer.qkv = uploader.Stack(qkv, dtype);
   layer.qkv_bias = StackBiases(uploader, {{&w.q_bias, config.q_size()},
-                                          {w.k.factored() ? &none : &w.k.bias, layer.k.width},
-                                          {w.v.factored() ? &none : &w.v.bias, layer.v.width}});
+                                          {bias(w.k), layer.k.width},
+                                          {bias(w.v), layout.shared ? 0 : layer.v.width}});
   layer.o = uploader.Tensor(w.o, dtype);
   layer.o_bias = uploader.Tensor(w.o_bias, DType::kF32);
   layer.gate_up = uploader.Stack(std::array{w.gate, w.up}, dtype);
@@ -185,7 +207,7 @@ DevicePages UploadPages(const CachedPages& pages, cudaStream_t stream) {
   view.page_count = static_cast<int32_t>(pages.pages.size());
   view.heads_per_page = static_cast<int32_t>(pages.heads_per_page);
   view.latent = pages.latent;
-  view.bits = pages.quantized() ? q.bits : 16;
+  view.bits = pages.tiered ? kTiers : pages.quantized() ? q.bits : 16;
   view.run = static_cast<int32_t>(q.group);
   view.symmetric = q.symmetric;
   view.dtype = pages.dtype;
@@ -195,6 +217,7 @@ DevicePages UploadPages(const CachedPages& pages, cudaStream_t stream) {
     to.offset = page.offset;
     to.width = static_cast<int32_t>(page.width);
     to.column = static_cast<int32_t>(p.width);
+    view.max_tier_bytes = std::max(view.max_tier_bytes, PlaceTiers(page, to));
     view.max_width = std::max(view.max_width, p.pages.back().width);
     view.width_divisor =
         static_cast<int32_t>(std::gcd(p.width == 0 ? 0 : view.width_divisor, page.width));

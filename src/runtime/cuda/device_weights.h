@@ -43,6 +43,7 @@ struct DevicePages {
   DeviceBuffer<PageView> device_pages;
 };
 
+// Throws Error for a page of more than kMaxTiers tiers.
 DevicePages UploadPages(const CachedPages& pages, cudaStream_t stream);
 
 // And how heads are rebuilt.
@@ -55,9 +56,10 @@ struct DeviceProjection : DevicePages {
 
 struct DeviceLayer {
   DeviceTensor input_norm, post_norm;  // [hidden]
-  DeviceTensor qkv, qkv_bias;          // [q + k width + v width, hidden]
+  DeviceTensor qkv, qkv_bias;          // [q + k width + v width, hidden]; see shared_latents
   DeviceTensor q_norm;                 // [d]
   DeviceProjection k, v;
+  bool shared_latents = false;         // v's pages are k's, and qkv has no rows for v
   DeviceTensor o, o_bias;              // [hidden, n_q*d]
   DeviceTensor gate_up, gate_up_bias;  // [2 inter, hidden], gate first
   DeviceTensor down, down_bias;        // [hidden, inter]

@@ -48,8 +48,9 @@ void FillRandomOnDevice(const CacheLayout& layout, const CachedSequence& sequenc
   DeviceBuffer<float> rows;
   std::vector<DevicePages> pages;
   for (int64_t l = 0; l < layout.num_layers(); ++l) {
-    pages.push_back(UploadPages(layout.layer(l).k, stream));
-    pages.push_back(UploadPages(layout.layer(l).v, stream));
+    const LayerCacheLayout& layer = layout.layer(l);
+    pages.push_back(UploadPages(layer.k, stream));
+    pages.push_back(layer.shared ? DevicePages() : UploadPages(layer.v, stream));
   }
   const auto clip = static_cast<float>(layout.quantization().clip_ratio);
   for (int64_t at = begin; at < end; at += kTokens) {

@@ -178,8 +178,9 @@ void Forward::RunLayer(int32_t index, const Batch& batch, const StepTables& tabl
   const RotateView rotate{rope_,          view.head_dim, eps, view.heads, layer.q_norm.AsFloat(),
                           !view.k.latent, view.k.norm};
   const SequencesView all = tables.sequences(0, static_cast<int32_t>(batch.chunks.size()));
-  StoreRows(rotate, {view.k, config.q_size(), clip_ratio_},
-            {view.v, config.q_size() + layer.k.width, clip_ratio_}, all.blocks, all.stride,
+  const StoreView keys{view.k, config.q_size(), clip_ratio_};
+  const StoreView values{view.v, config.q_size() + layer.k.width, clip_ratio_};
+  StoreRows(rotate, keys, view.shared_latents ? StoreView{} : values, all.blocks, all.stride,
             tables.tokens(), qkv, index, head_.fault(), stream_);
   Attend(index, batch, tables, a);
   products_.Add(Rows(a.attended, config.q_size(), tokens), 1, layer.o, layer.o_bias, residual,

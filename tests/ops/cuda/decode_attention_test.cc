@@ -28,6 +28,50 @@ AttentionShapes At(AttentionShapes s, int64_t first_position, bool bias, bool no
   return s;
 }
 
+// A rank of a page is the width of some of the tiers, from the first one on.
+AttentionShapes In(AttentionShapes s, std::vector<LatentTier> tiers, bool shared = false) {
+  s.tiers = std::move(tiers);
+  s.shared = shared;
+  return s;
+}
+
+// Tiers of every number of bits, narrow and wide, one latent for keys and values and two.
+std::vector<AttentionShapes> TieredCases() {
+  const std::vector<LatentTier> narrow = {{16, 8}, {16, 4}, {16, 3}, {16, 2}};
+  const std::vector<LatentTier> mixed = {{16, 8}, {48, 4}, {32, 3}, {64, 2}};
+  const AttentionShapes mha = Case("joint heads", 4, 4, 64, 4, {64}, {64});
+  const AttentionShapes gqa = Case("gqa 2", 8, 4, 64, 2, {64, 160}, {16, 96});
+  const AttentionShapes wide = Case("wide heads", 4, 4, 128, 2, {160, 64}, {160, 64});
+  std::vector<AttentionShapes> cases = {
+      In(mha, narrow),
+      In(mha, narrow, true),
+      In(At(gqa, 37, true, false), mixed),
+      In(At(wide, 1000000, true, true), mixed, true),
+      In(At(wide, 37, true, false), mixed),
+      In(Case("one head per page", 4, 4, 64, 1, {16, 96, 160, 64}, {16, 96, 160, 64}), mixed, true),
+      In(At(Case("gqa 4", 8, 2, 128, 2, {160}, {160}), 37, true, true), mixed, true),
+      In(Case("gqa 8", 32, 4, 64, 4, {160}, {96}), mixed),
+      In(Case("gqa 8, wide heads", 16, 2, 128, 1, {64, 96}, {64, 96}), mixed, true),
+      In(Case("gqa 3", 6, 2, 64, 2, {64}, {64}), mixed, true),
+      In(At(Case("keys plain", 8, 4, 64, 4, {}, {96}), 0, true, false), mixed),
+      In(At(Case("values plain", 8, 4, 64, 2, {64, 16}, {}), 1000000, true, true), mixed),
+      In(Case("as wide as keys and values", 4, 4, 64, 4, {512}, {512}),
+         {{64, 4}, {192, 3}, {256, 2}}, true),
+  };
+  for (const int bits : {2, 3, 4, 8}) {
+    for (const int64_t width : {16, 48, 160}) {
+      for (const bool shared : {false, true}) {
+        cases.push_back(
+            In(Case("one tier", 4, 4, 64, 4, {width}, {width}), {{width, bits}}, shared));
+      }
+    }
+  }
+  AttentionShapes s = In(Case("other pages for values", 8, 4, 64, 4, {160}, {64, 16}), mixed);
+  s.v_group = 2;
+  cases.push_back(s);
+  return cases;
+}
+
 std::vector<AttentionShapes> Cases() {
   const AttentionShapes mha = Case("joint heads", 4, 4, 64, 4, {96}, {64});
   const AttentionShapes gqa = Case("gqa 2", 8, 4, 64, 2, {32, 64}, {96, 32});
@@ -83,7 +127,8 @@ const std::vector<size_t> kAll = {0, 1, 2, 3, 4, 5, 6};
 
 // Latents have deviation 0.3, so heads rebuilt from r of them 0.3 up sqrt(r); five deviations bound
 // nearly all of the numbers below. Unit roundoffs: u_p of the weights (operands of tensor cores;
-// the kernel for plain pages keeps float), u_h of fp16 latents unpacked from codes, else 0.
+// the kernel for plain pages keeps float), u_h of fp16 latents unpacked from codes, twice that from
+// tiers, whose scales are rounded as well, else 0.
 //  - A score is q k / sqrt(d) with q of order one: u_h and float sums of r + d terms move it by
 //    e = 5 k (u_h + 4 2^-24 sqrt(r + d)), four for the rotations, k the deviation of a key (of 1
 //    at least, with norms and biases).
@@ -100,7 +145,7 @@ double Tolerance(const AttentionFixture& fixture, const AttentionShapes& s, DTyp
     return pages.latent ? 0.3 * s.up_scale * std::sqrt(widest(pages)) : 0.3;
   };
   const auto unpacked = [](const CachedPages& pages) {
-    return pages.quantized() ? UnitRoundoff(DType::kF16) : 0.0;
+    return pages.quantized() ? (pages.tiered ? 2 : 1) * UnitRoundoff(DType::kF16) : 0.0;
   };
   const double u_p = !k.latent && !v.latent ? UnitRoundoff(DType::kF32)
                                             : UnitRoundoff(v.quantized() ? DType::kF16 : v.dtype);
@@ -144,13 +189,12 @@ bool SameBits(std::span<const float> a, std::span<const float> b) {
   return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size_bytes()) == 0;
 }
 
-TEST(CudaDecodeAttention, MatchesTheReference) {
-  PALU_SKIP_WITHOUT_DEVICE();
-  for (const AttentionShapes& s : Cases()) {
+void ExpectReferences(const std::vector<AttentionShapes>& cases) {
+  for (const AttentionShapes& s : cases) {
     for (const DType cache : {DType::kF16, DType::kBF16}) {
-      SCOPED_TRACE(fmt::format("{}, {} bits, {}{}, {}", s.name, s.quantization.bits,
+      SCOPED_TRACE(fmt::format("{}, {} bits, {}{}, {} tiers{}, {}", s.name, s.quantization.bits,
                                s.quantization.group, s.quantization.symmetric ? " symmetric" : "",
-                               Name(cache)));
+                               s.tiers.size(), s.shared ? " of one latent" : "", Name(cache)));
       AttentionFixture fixture(s, cache, kRanges);
       DeviceAttention device(fixture, fixture.layer.k.norm_eps, s.first_position);
       if (!cuda::SupportsDecode(device.view)) {
@@ -162,6 +206,16 @@ TEST(CudaDecodeAttention, MatchesTheReference) {
       EXPECT_TRUE(SameBits(out, device.Run(kAll))) << "a second run differs";
     }
   }
+}
+
+TEST(CudaDecodeAttention, MatchesTheReference) {
+  PALU_SKIP_WITHOUT_DEVICE();
+  ExpectReferences(Cases());
+}
+
+TEST(CudaDecodeAttention, TiersMatchTheReference) {
+  PALU_SKIP_WITHOUT_DEVICE();
+  ExpectReferences(TieredCases());
 }
 
 TEST(CudaDecodeAttention, EveryOutputType) {
@@ -179,9 +233,11 @@ TEST(CudaDecodeAttention, EveryOutputType) {
 
 TEST(CudaDecodeAttention, NeighboursChangeNoBitWhenAsked) {
   PALU_SKIP_WITHOUT_DEVICE();
-  for (const AttentionShapes& s : {Case("latent", 8, 4, 64, 2, {64, 32}, {96, 64}),
-                                   With(Case("codes", 4, 4, 128, 4, {128}, {96}), {.bits = 4}),
-                                   Case("plain", 8, 2, 128, 1, {}, {})}) {
+  for (const AttentionShapes& s :
+       {Case("latent", 8, 4, 64, 2, {64, 32}, {96, 64}),
+        With(Case("codes", 4, 4, 128, 4, {128}, {96}), {.bits = 4}),
+        In(Case("tiers", 8, 4, 64, 4, {80}, {80}), {{16, 4}, {64, 2}}, true),
+        Case("plain", 8, 2, 128, 1, {}, {})}) {
     SCOPED_TRACE(s.name);
     AttentionFixture fixture(s, DType::kBF16, kRanges);
     DeviceAttention device(fixture, 0, 0);

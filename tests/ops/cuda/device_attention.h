@@ -3,7 +3,6 @@
 
 #include <cmath>
 #include <numbers>
-#include <numeric>
 #include <optional>
 #include <span>
 #include <vector>
@@ -28,6 +27,7 @@ class DeviceAttention {
     UploadRope();
     UploadProjection(layer.k, view.k);
     UploadProjection(layer.v, view.v);
+    view.shared_latents = layer.k.pages.pages[0].offset == layer.v.pages.pages[0].offset;
     if (layer.k.norm) {
       view.k.norm = Keep<float>(layer.k.norm);
       view.k.norm_eps = norm_eps;
@@ -105,32 +105,17 @@ class DeviceAttention {
   }
 
   void UploadProjection(const AttentionProjection& from, cuda::ProjectionView& to) {
-    const CachedPages& pages = from.pages;
-    const LatentQuantization& quantization = pages.quantization;
-    to.page_count = static_cast<int32_t>(pages.pages.size());
-    to.heads_per_page = static_cast<int32_t>(pages.heads_per_page);
-    to.latent = pages.latent;
-    to.bits = pages.quantized() ? quantization.bits : 16;
-    to.run = static_cast<int32_t>(quantization.group);
-    to.symmetric = quantization.symmetric;
-    to.dtype = pages.dtype;
-    to.up_dtype = OperandType(to);
-    to.width_divisor = 0;
-    std::vector<cuda::PageView> views;
-    for (size_t i = 0; i < pages.pages.size(); ++i) {
-      cuda::PageView& page = views.emplace_back();
-      page.offset = pages.pages[i].offset;
-      page.width = static_cast<int32_t>(pages.pages[i].width);
-      to.max_width = std::max(to.max_width, page.width);
-      to.width_divisor = std::gcd(to.width_divisor, page.width);
-    }
-    for (size_t i = 0; i < pages.pages.size() && pages.latent; ++i) {
-      cuda::PageView& page = views[i];
+    cuda::DevicePages& pages = pages_.emplace_back(cuda::UploadPages(from.pages, nullptr));
+    to = pages.view;
+    for (size_t i = 0; i < pages.pages.size() && to.latent; ++i) {
+      cuda::PageView& page = pages.pages[i];
       EXPECT_EQ(from.up[i].dtype, to.up_dtype);
       page.up = Keep<std::byte>(from.up[i]);
       const int32_t queries = view.heads_per_kv();
-      if (const int64_t size = cuda::SplitUpBytes(to, view.head_dim, queries); size > 0) {
-        const auto& split = kept_.emplace_back(Poison(size));
+      const int64_t split_bytes =
+          from.pages.tiered ? 0 : cuda::SplitUpBytes(to, view.head_dim, queries);
+      if (split_bytes > 0) {
+        const auto& split = kept_.emplace_back(Poison(split_bytes));
         page.split_up = split.data();
         cuda::PackSplitUp(to, page, view.head_dim, queries, split.data(), nullptr);
       }
@@ -138,8 +123,7 @@ class DeviceAttention {
       page.packed_up = packed.data();
       cuda::PackUp(page.up, to.heads_per_page, view.head_dim, page.width, packed.data(), nullptr);
     }
-    pages_.push_back(ToDevice(views));
-    to.pages = pages_.back().data();
+    pages.device_pages.Upload(pages.pages.data(), to.page_count, nullptr);
     if (from.bias) to.bias = Keep<float>(from.bias);
   }
 
@@ -169,18 +153,22 @@ class DeviceAttention {
         fill(table.Row(pages, page, token), page.width * 2);
         continue;
       }
-      const LatentQuantization& q = pages.quantization;
-      const PackedRows rows = table.Packed(pages, page, token);
-      fill(rows.codes, q.code_bytes(page.width));
-      fill(rows.scales, q.runs(page.width) * 2);
-      if (rows.zeros != nullptr) fill(rows.zeros, q.runs(page.width));
+      pages.ForTiers(page, [&](const PageTier& tier) {
+        const LatentQuantization& q = tier.quantization;
+        const PackedRows rows = table.Packed(tier, token);
+        const int64_t runs = q.runs(tier.width);
+        fill(rows.codes, q.code_bytes(tier.width));
+        if (q.mid_rise) return fill(rows.scale_codes, runs);
+        fill(rows.scales, runs * 2);
+        if (rows.zeros != nullptr) fill(rows.zeros, runs);
+      });
     }
   }
 
   AttentionFixture& fixture_;
   int32_t first_position_;
   std::vector<cuda::DeviceBuffer<std::byte>> kept_;
-  std::vector<cuda::DeviceBuffer<cuda::PageView>> pages_;
+  std::vector<cuda::DevicePages> pages_;
   std::vector<std::vector<std::byte*>> addresses_;  // of blocks, per chunk
   cuda::DeviceBuffer<double> turns_;
   cuda::DeviceBuffer<float2> tile_;

@@ -4,6 +4,7 @@
 #include "ops/cuda/cuda_testing.h"
 #include "ops/latent_quantization.h"
 #include "ops/paged_kv.h"
+#include "runtime/cuda/device_weights.h"
 
 namespace palu::cuda {
 namespace {
@@ -99,6 +100,44 @@ TEST(CudaReadPageRows, CodesAsOnTheCpu) {
                                             << width << (symmetric ? ", symmetric" : ""));
           ASSERT_NO_FATAL_FAILURE(ExpectCodes({bits, run, symmetric}, width));
         }
+      }
+    }
+  }
+}
+
+TEST(CudaReadPageRows, TiersAsOnTheCpu) {
+  PALU_SKIP_WITHOUT_DEVICE();
+  const std::vector<std::vector<LatentTier>> all = {
+      {{16, 8}, {16, 4}, {16, 3}, {16, 2}}, {{16, 3}, {512, 2}}, {{48, 4}, {96, 3}}, {{160, 8}}};
+  for (const std::vector<LatentTier>& tiers : all) {
+    CachedPages pages;
+    pages.latent = pages.tiered = true;
+    CachedPages::Page page{kOffset, 0, {}};
+    int64_t bytes = 0;
+    for (const LatentTier& tier : tiers) {
+      page.tiers.push_back({kOffset + bytes, tier.width, page.width, tier.quantization()});
+      page.width += tier.width;
+      bytes += kBlockTokens * tier.quantization().bytes(tier.width);
+    }
+    pages.pages.push_back(page);
+    const Blocks blocks(bytes);
+    const int64_t tokens = kBlocks * kBlockTokens, width = page.width;
+    const std::vector<float> latents = testing::RandomFloats(tokens * width, 1, 3);
+    std::vector<float> rows(latents.size());
+    for (int64_t t = 0; t < tokens; ++t) {
+      for (const PageTier& tier : page.tiers) {
+        const PackedRows packed = blocks.table().Packed(tier, t);
+        const int64_t at = t * width + tier.column;
+        ASSERT_TRUE(QuantizeRow(tier.quantization, latents.data() + at, packed));
+        DequantizeRows(tier.quantization, packed, 1, rows.data() + at);
+      }
+    }
+    const DevicePages device = UploadPages(pages, nullptr);
+    for (const DType dtype : testing::kStored) {
+      for (const auto& [begin, count] : kRanges) {
+        ASSERT_EQ(blocks.Read(device.view, device.pages[0], begin, count, dtype),
+                  Expected(rows, width, begin, count, dtype))
+            << count << " tokens from " << begin << " as " << Name(dtype) << ", width " << width;
       }
     }
   }

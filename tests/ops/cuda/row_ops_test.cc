@@ -10,6 +10,7 @@
 #include "ops/paged_kv.h"
 #include "ops/reference/reference.h"
 #include "ops/rope.h"
+#include "runtime/cuda/device_weights.h"
 #include "testing.h"
 
 namespace palu::testing {
@@ -288,13 +289,79 @@ TEST(CudaStoreRows, BlocksAreTheCpusBitForBit) {
   }
 }
 
+// Two pages of keys and one of values, each in tiers of its own.
+TEST(CudaStoreRows, TiersAreTheCpusBitForBit) {
+  PALU_SKIP_WITHOUT_DEVICE();
+  const std::vector<std::vector<LatentTier>> tiers = {
+      {{16, 8}, {48, 4}, {16, 3}, {96, 2}}, {{16, 2}}, {{160, 8}, {32, 3}, {48, 2}}};
+  CachedPages keys, values;
+  keys.latent = values.latent = keys.tiered = values.tiered = true;
+  int64_t block_bytes = 0;
+  for (const auto& list : tiers) {
+    CachedPages::Page page{block_bytes, 0, {}};
+    for (const LatentTier& tier : list) {
+      page.tiers.push_back({block_bytes, tier.width, page.width, tier.quantization()});
+      page.width += tier.width;
+      block_bytes += kBlockTokens * tier.quantization().bytes(tier.width);
+    }
+    (&list == &tiers.back() ? values : keys).pages.push_back(page);
+  }
+  const int64_t n = 70, first = 60, blocks = 3, column = 7;
+  const int64_t stride = column + keys.width() + values.width() + 3;
+  std::vector<float> outliers = RandomFloats(9973, 11);
+  for (size_t i = 0; i < outliers.size(); i += 97) outliers[i] *= 40;
+  for (const auto& latents :
+       {RandomFloats(9973, 8), std::vector<float>(11, 0.0f), std::vector<float>(13, -3.25f),
+        RandomFloats(9973, 9, 1e-7f), RandomFloats(9973, 10, 1e6f), outliers}) {
+    std::vector<float> x(static_cast<size_t>(n * stride));
+    for (size_t i = 0; i < x.size(); ++i) x[i] = latents[i % latents.size()];
+    std::vector<std::byte> host(static_cast<size_t>(blocks * block_bytes), std::byte{0xAB});
+    const auto device = ToDevice(host);
+    std::vector<std::byte*> table, device_table;
+    for (int64_t b = 0; b < blocks; ++b) {
+      table.push_back(host.data() + b * block_bytes);
+      device_table.push_back(device.data() + b * block_bytes);
+    }
+    std::vector<int32_t> sequence, index;
+    for (int64_t t = 0; t < n; ++t) {
+      sequence.push_back(0);
+      index.push_back(static_cast<int32_t>(first + t));
+      const float* row = x.data() + t * stride + column;
+      for (const CachedPages* pages : {&keys, &values}) {
+        for (const CachedPages::Page& page : pages->pages) {
+          pages->ForTiers(page, [&](const PageTier& tier) {
+            ASSERT_TRUE(QuantizeRow(tier.quantization, row + tier.column,
+                                    BlockTable{table.data()}.Packed(tier, first + t)));
+          });
+          row += page.width;
+        }
+      }
+    }
+    const cuda::DevicePages k = cuda::UploadPages(keys, nullptr);
+    const cuda::DevicePages v = cuda::UploadPages(values, nullptr);
+    const auto dsequence = ToDevice(sequence), dindex = ToDevice(index);
+    const auto dtable = ToDevice(device_table);
+    const auto dx = ToDevice(x);
+    const auto fault = ToDevice(std::vector<int32_t>{0});
+    cuda::StoreRows({}, {k.view, column}, {v.view, column + keys.width()}, dtable.data(),
+                    static_cast<int32_t>(blocks), {dsequence.data(), dindex.data(), nullptr, n},
+                    MakeMatrix(dx.data(), DType::kF32, n, stride), 3, fault.data(), nullptr);
+    EXPECT_EQ(ToHost(fault)[0], 0);
+    EXPECT_EQ(ToHost(device), host);
+  }
+}
+
 TEST(CudaStoreRows, ReportsTheLayerOfALatentThatIsNotFinite) {
   PALU_SKIP_WITHOUT_DEVICE();
-  for (const float bad : {NAN, INFINITY}) {
+  for (const auto& [bad, bits] :
+       {std::pair{NAN, 4}, {INFINITY, 4}, {NAN, cuda::kTiers}, {INFINITY, cuda::kTiers}}) {
     std::vector<float> x(32, 1.0f);
     x[9] = bad;
     const auto dx = ToDevice(x);
-    const auto page = ToDevice(std::vector<cuda::PageView>{{0, 32, nullptr}});
+    cuda::PageView view{0, 32, nullptr};
+    view.tier_count = 1;
+    view.tiers[0] = {0, 32, 0, 4};
+    const auto page = ToDevice(std::vector<cuda::PageView>{view});
     const auto block = Poison(64 * 32);
     const auto table = ToDevice(std::vector<std::byte*>{block.data()});
     const auto zero = ToDevice(std::vector<int32_t>{0}), fault = ToDevice(std::vector<int32_t>{0});
@@ -303,7 +370,7 @@ TEST(CudaStoreRows, ReportsTheLayerOfALatentThatIsNotFinite) {
     keys.projection.page_count = 1;
     keys.projection.max_width = 32;
     keys.projection.latent = true;
-    keys.projection.bits = 4;
+    keys.projection.bits = bits;
     cuda::StoreRows({}, keys, {}, table.data(), 1, {zero.data(), zero.data(), nullptr, 1},
                     MakeMatrix(dx.data(), DType::kF32, 1, 32), 5, fault.data(), nullptr);
     EXPECT_EQ(ToHost(fault)[0], 6);

@@ -150,6 +150,57 @@ TEST_P(CudaForward, QuantisedTokenByTokenEqualsOneShot) {
   }
 }
 
+// Random factors in tiers that differ from group to group; keys and values of every other layer
+// share their latents. With `bits` every tier has as many.
+KvCompression InTiers(const ModelConfig& config, std::optional<int> bits) {
+  const auto tier = [bits](int64_t width, int own) {
+    return LatentTier{width, bits.value_or(own)};
+  };
+  KvCompression kv;
+  kv.version = 3;
+  kv.tiered = kv.centered = true;
+  kv.budget = 2;
+  kv.layers.resize(static_cast<size_t>(config.num_layers));
+  for (size_t l = 0; l < kv.layers.size(); ++l) {
+    LayerRanks& layer = kv.layers[l];
+    layer.k = {{64, 32}, {{tier(16, 8), tier(32, 3), tier(16, 2)}, {tier(16, 8), tier(16, 4)}}};
+    layer.v = {{16, 48}, {{tier(16, 4)}, {tier(48, 3)}}};
+    layer.shared = l % 2 == 0;
+    if (layer.shared) layer.v = layer.k;
+  }
+  return kv;
+}
+
+// As QuantisedTokenByTokenEqualsOneShot, for the same number of bits.
+TEST_P(CudaForward, TiersGiveTheCpusLogits) {
+  const Model dense = Model::Load(Source());
+  const Model model = Model::RandomCompressed(dense, InTiers(dense.config(), 8), 7);
+  const auto ids = RandomIds(100, model.config().vocab_size, 3);
+  for (const DType cache : {DType::kF32, DType::kF16, DType::kBF16}) {
+    const Matrix<float> expected = Logits(model, ids, {100}, {kCpu, cache});
+    const double bound = Tolerance(model, DType::kF32, DType::kBF16, expected);
+    for (const auto& chunks : {std::vector<int64_t>{100}, Steps(40, 60), Steps(1, 99)}) {
+      const Matrix<float> actual = Logits(model, ids, chunks, {kCuda, cache, false, DType::kF32});
+      EXPECT_LT(WorstLogProb(actual, expected, ids), bound)
+          << Name(cache) << " cache, " << chunks.size() << " chunks";
+    }
+  }
+}
+
+// Codes of few bits that fall on the other side of a boundary move later ones, so the CPU's logits
+// are no measure (tests/eval/cuda/budget_test.cc has one); the device's own are.
+TEST_P(CudaForward, TiersOfFewBitsRepeatBitForBit) {
+  const Model dense = Model::Load(Source());
+  const Model model = Model::RandomCompressed(dense, InTiers(dense.config(), {}), 7);
+  const auto ids = RandomIds(150, model.config().vocab_size, 1);
+  for (const bool deterministic : {false, true}) {
+    const Configuration setup{kCuda, DType::kF16, deterministic};
+    const Matrix<float> a = Logits(model, ids, Steps(64, 86), setup);
+    const Matrix<float> b = Logits(model, ids, Steps(64, 86), setup);
+    EXPECT_EQ(std::memcmp(a.data(), b.data(), static_cast<size_t>(a.size()) * 4), 0);
+  }
+}
+
 TEST_P(CudaForward, RepeatsBitForBitAndDeterministicBatchesAgree) {
   const Model model = Model::Load(Source());
   const auto ids = RandomIds(90, model.config().vocab_size, 4);
@@ -184,8 +235,7 @@ TEST_P(CudaForward, RepeatsBitForBitAndDeterministicBatchesAgree) {
   }
 }
 
-TEST_P(CudaForward, AFilledCacheDecodesToFiniteLogits) {
-  const Model model = Model::Load(Source());
+void ExpectFilledCacheDecodes(const Model& model) {
   ThreadPool pool(1);
   KvCache cache(model.config(), DType::kF16, 0, kCuda);
   Transformer transformer(model, cache.layout(), {.pool = pool, .device = kCuda});
@@ -198,6 +248,12 @@ TEST_P(CudaForward, AFilledCacheDecodesToFiniteLogits) {
   Matrix<float> logits(transformer.Forward(batch), model.config().vocab_size);
   transformer.Logits(0, logits);
   for (const float x : logits.View().RowSpan(0)) ASSERT_TRUE(std::isfinite(x));
+}
+
+TEST_P(CudaForward, AFilledCacheDecodesToFiniteLogits) {
+  const Model dense = Model::Load(Source());
+  ExpectFilledCacheDecodes(dense);
+  ExpectFilledCacheDecodes(Model::RandomCompressed(dense, InTiers(dense.config(), {}), 7));
 }
 
 // One layer with ranks that the decode kernel refuses is rebuilt densely, the others are not.
