@@ -50,12 +50,6 @@ void DecodeSplit(const AttentionView& layer, const SequencesView& sequences, con
   LaunchDecodeMerge(args.decode, out_dtype, out, stream);
 }
 
-// The split's products take one scale for a token's whole latent: tiers have none.
-SplitPlan SplitOf(const AttentionView& layer, int32_t count) {
-  const bool tiers = layer.k.bits == kTiers || layer.v.bits == kTiers;
-  return tiers ? SplitPlan{} : PlanSplit(layer, count);
-}
-
 constexpr int32_t kMaxMergedWidth = 1024;  // of a page of values: four columns per thread
 
 bool SupportsProjection(const AttentionView& layer, const ProjectionView& p) {
@@ -85,11 +79,11 @@ bool SupportsDecode(const AttentionView& layer) {
   return PlanDecode(layer, 1).tile_tokens > 0;
 }
 
-bool DecodesSplit(const AttentionView& layer) { return SplitOf(layer, 1).chunks > 0; }
+bool DecodesSplit(const AttentionView& layer) { return PlanSplit(layer, 1).chunks > 0; }
 
 size_t DecodeWorkspaceBytes(const AttentionView& layer, int32_t count, int64_t blocks) {
   if (IsPlain(layer)) return PlainDecodeWorkspaceBytes(layer, count);
-  if (const SplitPlan plan = SplitOf(layer, count); plan.chunks > 0) {
+  if (const SplitPlan plan = PlanSplit(layer, count); plan.chunks > 0) {
     // Fewer sequences may have more splits, but never more than fill the device twice.
     const int64_t partials =
         layer.batch_invariant
@@ -109,7 +103,7 @@ void DecodeAttention(const AttentionView& layer, const SequencesView& sequences,
   if (IsPlain(layer)) {
     return PlainDecode(layer, sequences, q, q_stride, workspace, out_dtype, out, stream);
   }
-  if (const SplitPlan split = SplitOf(layer, sequences.count); split.chunks > 0) {
+  if (const SplitPlan split = PlanSplit(layer, sequences.count); split.chunks > 0) {
     return DecodeSplit(layer, sequences, split, q, q_stride, workspace, out_dtype, out, stream);
   }
   DecodeArguments args{layer, sequences, PlanDecode(layer, sequences.count), {}, q, q_stride};

@@ -58,10 +58,16 @@ __device__ void ConsumeKeys(const SplitArguments& args, const SplitShare& share,
   RingPlace place, slow, buffer;
   place.Advance(group, args.plan.stages);
   const int per_block = layer.split.block_tokens / kTileTokens;
+  const int64_t blocks_before =
+      SlowBlocksBefore(args.decode.sequences, share.sequence, layer.split.block_tokens);
   int next_block = (share.begin / per_block + 1) * per_block;  // its first tile
+  bool left = false;  // this group, the block of slow.stage
   bars.slow_full[0].Wait(0);
+  WaitForPreviousKernel();  // for the rows that this thread will copy
   for (int tile = share.begin + group; tile < share.end; tile += kGroups) {
     for (; next_block <= tile; next_block += per_block) {
+      if (lane == 0 && !left) bars.slow_empty[slow.stage].Arrive();
+      left = false;
       slow.Advance(1, 2);
       bars.slow_full[slow.stage].Wait(slow.phase);
     }
@@ -80,6 +86,9 @@ __device__ void ConsumeKeys(const SplitArguments& args, const SplitShare& share,
     }
     float scores[2][kOwnSlots<Form>];
     scores_of.Score(key_page, slow_rows, keys, offsets, key_scales, scores);
+    left = tile + kGroups >= next_block;
+    __syncwarp();
+    if (lane == 0 && left) bars.slow_empty[slow.stage].Arrive();
     scores_of.Advance();
 
     const uint32_t value_page =
@@ -108,6 +117,16 @@ __device__ void ConsumeKeys(const SplitArguments& args, const SplitShare& share,
     FenceForProducts();
     __syncwarp();
     if (lane == 0) bars.weights_full[group][buffer.stage].Arrive();
+    // The group that enters a block replaces the rows of the one before.
+    if (warp == 0 && tile % per_block == 0 && tile > share.begin && next_block < share.end) {
+      RingPlace before = slow;
+      before.Advance(1, 2);
+      bars.slow_empty[before.stage].Wait(before.phase ^ 1);
+      if (ElectLane()) {
+        CopySlowRows(args, share, blocks_before + next_block / per_block, before.stage, shared,
+                     bars);
+      }
+    }
     buffer.Advance(1, 2);
     place.Advance(kGroups, args.plan.stages);
   }
@@ -155,9 +174,6 @@ __device__ inline void SumValues(const SplitArguments& args, const SplitShare& s
     const std::byte* from = share.blocks[share.begin + i];
     if (ElectLane()) copy.Start(args, share.begin + i, from, i, shared, bars);
   }
-  const int first_block = share.begin / copy.per_block;
-  const int64_t before =
-      SlowBlocksBefore(args.decode.sequences, share.sequence, args.decode.layer.split.block_tokens);
   if (warp == 0) CopyFirstRows(args, share, shared, bars);
   RingPlace place, buffer;
   for (int first = share.begin; first < share.end; first += kGroups) {
@@ -202,13 +218,6 @@ __device__ inline void SumValues(const SplitArguments& args, const SplitShare& s
       if (next != nullptr) {
         bars.page_done[place.stage].Wait(place.phase);
         if (ElectLane()) copy.Start(args, tile + stages, next, place.stage, shared, bars);
-      }
-      // A block's last weights are there: its rows give way to those of the block after the next.
-      if (warp == 0 && (tile + 1) % copy.per_block == 0) {
-        const int block = tile / copy.per_block + 2;
-        if (block * copy.per_block < share.end && ElectLane()) {
-          CopySlowRows(args, share, before + block, (block - first_block) % 2, shared, bars);
-        }
       }
       place.Advance(1, stages);
     }

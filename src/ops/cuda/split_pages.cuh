@@ -17,10 +17,10 @@ __host__ __device__ constexpr int SplitThreads(int key_groups) {
 
 // A tile's page is in the ring when it is full. When its weights are there, its keys have been
 // read, and when the value group is done with it, its place is free: the group itself copies the
-// next page there.
+// next page there. Rows of slow pairs give way when all key groups have left their block.
 struct SplitBarriers {
   PhaseBarrier fast;
-  PhaseBarrier slow_full[2];
+  PhaseBarrier slow_full[2], slow_empty[2];
   PhaseBarrier page_full[kMaxStagesOfSplit], page_done[kMaxStagesOfSplit];
   PhaseBarrier weights_full[kMaxKeyGroups][2], weights_empty[kMaxKeyGroups][2];
 
@@ -28,6 +28,7 @@ struct SplitBarriers {
     fast.Init(1);
     for (int i = 0; i < 2; ++i) {
       slow_full[i].Init(1);
+      slow_empty[i].Init(key_groups * 4);
       for (int g = 0; g < key_groups; ++g) {
         weights_full[g][i].Init(4);
         weights_empty[g][i].Init(4);
@@ -45,10 +46,9 @@ struct SplitBarriers {
 struct RingPlace {
   int stage = 0;
   uint32_t phase = 0;
-  // by: at most `stages`.
   __device__ void Advance(int by, int stages) {
     stage += by;
-    if (stage >= stages) {
+    while (stage >= stages) {
       stage -= stages;
       phase ^= 1;
     }

@@ -8,6 +8,7 @@ namespace palu::cuda {
 namespace {
 
 constexpr int32_t kMaxStages = 6;
+constexpr int32_t kMinStages = 2;  // one page is copied while another is read
 
 int Attribute(cudaDeviceAttr attribute) {
   int device = 0, value = 0;
@@ -32,6 +33,7 @@ int32_t WidthMultiple(int bits) {
 
 bool SupportsPages(const ProjectionView& p) {
   if (!p.latent || p.max_width > kMaxSplitWidth) return false;
+  if (p.bits == kTiers) return false;  // products take one scale for a token's whole latent
   if (p.bits == 16 && p.dtype != DType::kF16) return false;
   if (p.up_dtype != DType::kF16 || p.width_divisor % WidthMultiple(p.bits) != 0) return false;
   if (p.heads_per_page != kSplitPageHeads) return false;
@@ -146,12 +148,11 @@ SplitPlan PlanSplit(const AttentionView& layer, int32_t count) {
   plan.steps = chunks * ChunkSteps(layer.k.bits);
   const int limit = Attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin);
   plan.key_groups = KeyGroups(plan.form, layer.k.bits, layer.v.max_width);
-  const int32_t least = plan.key_groups;  // each has a tile
-  for (plan.stages = kMaxStages; plan.stages >= least; --plan.stages) {
+  for (plan.stages = kMaxStages; plan.stages >= kMinStages; --plan.stages) {
     plan.shared = LayOut(layer, plan);
     if (plan.shared.bytes <= limit) break;
   }
-  if (plan.stages < least) return plan;
+  if (plan.stages < kMinStages) return plan;
   if (EndBytes(layer, plan.form) > plan.shared.bytes - plan.shared.keys) return plan;
   plan.chunks = chunks;
   const int64_t sequences = layer.batch_invariant ? 1 : std::max(count, 1);

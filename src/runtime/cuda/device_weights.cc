@@ -133,8 +133,7 @@ DeviceProjection UploadProjection(Uploader& uploader, const CachedPages& pages,
         PackUp(p.pages[i].up, view.heads_per_page, static_cast<int32_t>(pack_head_dim), width,
                p.packed_up.back().data(), stream);
       }
-      const int64_t bytes =
-          pages.tiered ? 0 : SplitUpBytes(view, static_cast<int32_t>(pack_head_dim), queries);
+      const int64_t bytes = SplitUpBytes(view, static_cast<int32_t>(pack_head_dim), queries);
       if (bytes > 0) {
         p.split_up.emplace_back(DType::kF16, 1, bytes / 2);
         p.pages[i].split_up = p.split_up.back().data();

@@ -112,8 +112,7 @@ class DeviceAttention {
       EXPECT_EQ(from.up[i].dtype, to.up_dtype);
       page.up = Keep<std::byte>(from.up[i]);
       const int32_t queries = view.heads_per_kv();
-      const int64_t split_bytes =
-          from.pages.tiered ? 0 : cuda::SplitUpBytes(to, view.head_dim, queries);
+      const int64_t split_bytes = cuda::SplitUpBytes(to, view.head_dim, queries);
       if (split_bytes > 0) {
         const auto& split = kept_.emplace_back(Poison(split_bytes));
         page.split_up = split.data();
