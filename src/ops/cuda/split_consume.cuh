@@ -55,8 +55,12 @@ __device__ void ConsumeKeys(const SplitArguments& args, const SplitShare& share,
   scores_of.Start(layer.rope, share.position + int64_t{share.begin + group} * kTileTokens + row,
                   bars);
   SplitSoftmax<Form> softmax;
-  RingPlace place, slow, buffer;
+  // A group copies pages to the place of the tile `lag` before its own, which `done` is.
+  const PageCopy<Form, kBits> copy(layer, page);
+  const int lag = min(kGroups, args.plan.stages - 1);
+  RingPlace place, slow, buffer, done;
   place.Advance(group, args.plan.stages);
+  done.Advance(group < lag ? group - lag + kGroups : group - lag, args.plan.stages);
   const int per_block = layer.split.block_tokens / kTileTokens;
   const int64_t blocks_before =
       SlowBlocksBefore(args.decode.sequences, share.sequence, layer.split.block_tokens);
@@ -73,6 +77,10 @@ __device__ void ConsumeKeys(const SplitArguments& args, const SplitShare& share,
     }
     const uint32_t key_page = base + at.keys + static_cast<uint32_t>(place.stage * at.key_stage);
     const uint32_t slow_rows = base + at.slow + static_cast<uint32_t>(slow.stage) * slow_bytes;
+    // The page that this warp copies when the tile is done, into the place of one before.
+    const int next_tile = tile - lag + args.plan.stages;
+    const bool copies = tile - lag >= share.begin && next_tile < share.end && next_tile % 4 == warp;
+    const std::byte* next = copies ? share.blocks[next_tile] : nullptr;
     bars.page_full[place.stage].Wait(place.phase);
     float key_scales[2] = {1, 1};
     uint32_t offsets[2] = {};
@@ -117,6 +125,10 @@ __device__ void ConsumeKeys(const SplitArguments& args, const SplitShare& share,
     FenceForProducts();
     __syncwarp();
     if (lane == 0) bars.weights_full[group][buffer.stage].Arrive();
+    if (copies) {
+      bars.page_done[done.stage].Wait(done.phase);
+      if (ElectLane()) copy.Start(args, next_tile, next, done.stage, shared, bars);
+    }
     // The group that enters a block replaces the rows of the one before.
     if (warp == 0 && tile % per_block == 0 && tile > share.begin && next_block < share.end) {
       RingPlace before = slow;
@@ -129,6 +141,7 @@ __device__ void ConsumeKeys(const SplitArguments& args, const SplitShare& share,
     }
     buffer.Advance(1, 2);
     place.Advance(kGroups, args.plan.stages);
+    if (tile - lag >= share.begin) done.Advance(kGroups, args.plan.stages);
   }
   StoreSoftmax<Form>(softmax, group, warp, lane, scratch);
 }
@@ -181,8 +194,6 @@ __device__ inline void SumValues(const SplitArguments& args, const SplitShare& s
     for (int group = 0; group < kGroups; ++group) {
       const int tile = first + group;
       if (tile >= share.end) break;
-      const std::byte* next = nullptr;  // page that this warp copies
-      if (tile % 4 == warp && tile + stages < share.end) next = share.blocks[tile + stages];
       bars.page_full[place.stage].Wait(place.phase);
       bars.weights_full[group][buffer.stage].Wait(buffer.phase);
       if constexpr (kBits == 16) {  // weights of zero do not hide what is no number
@@ -208,16 +219,12 @@ __device__ inline void SumValues(const SplitArguments& args, const SplitShare& s
       }
       const uint32_t page = base + at.values + static_cast<uint32_t>(place.stage * at.value_stage);
       const OperandB weights(WeightsPlace<Form>(args, shared, group, buffer.stage), kColumns);
-      SumLatents<kBits, kWidth, kColumns, kGroups == 3 ? 0 : 1>(page, weights, plane, values,
-                                                                places, lane, sums.of[group]);
+      SumLatents<kBits, kWidth, kColumns, Share::kUnitTiles <= 4 ? 2 : 1>(
+          page, weights, plane, values, places, lane, sums.of[group]);
       __syncwarp();
       if (lane == 0) {
         bars.page_done[place.stage].Arrive();
         bars.weights_empty[group][buffer.stage].Arrive();
-      }
-      if (next != nullptr) {
-        bars.page_done[place.stage].Wait(place.phase);
-        if (ElectLane()) copy.Start(args, tile + stages, next, place.stage, shared, bars);
       }
       place.Advance(1, stages);
     }

@@ -22,7 +22,7 @@ struct SplitRegisters {
   static constexpr int kLaunched = 65536 / SplitThreads(kGroups) / 8 * 8;
   static constexpr int kSums =
       kGroups * ValueShare<kBits, kWidth>::kTiles * (WeightColumns(Form::kForm) / 2);
-  static constexpr int kValues = kSums + (kGroups == 3 ? 48 : 72);
+  static constexpr int kValues = kSums + (kGroups == 3 ? 64 : 72);
   static constexpr int kKeys =
       std::min((kLaunched * (kGroups + 1) - kValues) / kGroups / 8 * 8, 240);
 };

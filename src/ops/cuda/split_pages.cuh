@@ -16,8 +16,8 @@ __host__ __device__ constexpr int SplitThreads(int key_groups) {
 }
 
 // A tile's page is in the ring when it is full. When its weights are there, its keys have been
-// read, and when the value group is done with it, its place is free: the group itself copies the
-// next page there. Rows of slow pairs give way when all key groups have left their block.
+// read, and when the value group is done with it, its place is free: a key group copies the next
+// page there. Rows of slow pairs give way when all key groups have left their block.
 struct SplitBarriers {
   PhaseBarrier fast;
   PhaseBarrier slow_full[2], slow_empty[2];

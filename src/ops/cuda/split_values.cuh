@@ -125,9 +125,9 @@ __device__ inline void MakeValues(const uint32_t (&w)[4], const uint32_t (&t)[4]
   }
 }
 
-// sums += values weights, by the value group; columns beyond the page's are garbage. kPending:
-// steps of products that are under way while operands are made.
-template <int kBits, int kWidth, int kColumns, int kPending>
+// sums += values weights, by the value group; columns beyond the page's are garbage. kTogether:
+// steps whose operands are made before they are multiplied.
+template <int kBits, int kWidth, int kColumns, int kTogether>
 __device__ inline void SumLatents(uint32_t stage, const OperandB& weights, int plane,
                                   const ValueShare<kBits, kWidth>& share, const ValuePlaces& places,
                                   int lane,
@@ -143,32 +143,32 @@ __device__ inline void SumLatents(uint32_t stage, const OperandB& weights, int p
       shift = byte >= half ? 1 : 0;
       top_place = static_cast<uint32_t>(plane + 4 * u * 32 - shift * half);
     }
-    // A step's words are loaded while the one before is multiplied.
-    uint32_t w[2][4], t[2][4] = {};
-    const auto load = [&](int k) {
+    uint32_t w[kSteps][4], t[kSteps][4] = {};
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const uint32_t at = stage + places.word + (4 * k + i) * places.row_bytes;
-        w[k % 2][i] = Load4(at + u * 128);
-        if constexpr (kBits == 3) t[k % 2][i] = Load4(at + top_place);
+    for (int i = 0; i < kSteps * 4; ++i) {
+      const uint32_t at = stage + places.word + i * places.row_bytes;
+      w[i / 4][i % 4] = Load4(at + u * 128);
+      if constexpr (kBits == 3) t[i / 4][i % 4] = Load4(at + top_place);
+    }
+    // As few products wait for those of key groups as operands find room.
+#pragma unroll
+    for (int first = 0; first < kSteps; first += kTogether) {
+      uint32_t a[kTogether][Share::kUnitTiles][4];
+#pragma unroll
+      for (int k = 0; k < kTogether; ++k) {
+        MakeValues<kBits, kWidth>(w[first + k], t[first + k], shift, share, a[k]);
       }
-    };
-    load(0);
-#pragma unroll
-    for (int k = 0; k < kSteps; ++k) {
-      if (k + 1 < kSteps) load(k + 1);
-      uint32_t a[Share::kUnitTiles][4];
-      MakeValues<kBits, kWidth>(w[k % 2], t[k % 2], shift, share, a);
       WgmmaFence();
 #pragma unroll
-      for (int i = 0; i < Share::kUnitTiles; ++i) {
-        Wgmma(sums[u * Share::kUnitTiles + i], a[i], OperandB(weights, k * 32 * kColumns), true);
+      for (int i = 0; i < kTogether * Share::kUnitTiles; ++i) {
+        const int k = i / Share::kUnitTiles, tile = i % Share::kUnitTiles;
+        Wgmma(sums[u * Share::kUnitTiles + tile], a[k][tile],
+              OperandB(weights, (first + k) * 32 * kColumns), true);
       }
       WgmmaCommit();
-      WgmmaWait<kPending>();
+      WgmmaWait<0>();
     }
   }
-  WgmmaWait<0>();
 }
 #endif  // __CUDA_ARCH_FEAT_SM90_ALL
 
