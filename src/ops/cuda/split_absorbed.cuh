@@ -22,7 +22,7 @@ class AbsorbedScores {
               kForm.fast_rows()),
         scales_(reinterpret_cast<const FastScales*>(shared + args.plan.shared.fast +
                                                     args.plan.fast_row_bytes())),
-        turns_(SharedAddress(shared + args.plan.shared.turns)),
+        turns_(TurnsPlace<Absorbed>(args, shared)),
         phi_(static_cast<uint32_t>(args.plan.shared.phi + (row * kForm.terms + 2 * c_) * 4)),
         slow_scales_(static_cast<uint32_t>(args.plan.slow_row_bytes() + 2 * c_ * 4)) {}
 
@@ -40,17 +40,23 @@ class AbsorbedScores {
     const OperandB slow_operand(slow_rows, kForm.slow_rows());
     KeyOperands<kBits, kChunks> operands;
     operands.Load(key_page, keys, c_, offsets);
+    // Products of a head are under way while those before become parts of scores.
     RowSums<kBits, kForm.slow_rows()> slow;
-    RowSums<kBits, kFast> fast;
+    RowSums<kBits, kFast> fast[2];
     float parts[kForm.heads][2];
     operands.Multiply(slow_operand, kForm.slow_rows(), 0, slow);
-    WgmmaWait<0>();
+    operands.Multiply(fast_, kForm.fast_rows(), 0, fast[0]);
+    WgmmaWait<1>();
     SumSlow(slow, key_page + phi_, slow_rows + slow_scales_, parts);
 #pragma unroll
     for (int head = 0; head < kForm.heads; ++head) {
-      operands.Multiply(fast_, kForm.fast_rows(), head * kFast, fast);
-      WgmmaWait<0>();
-      SumFast(fast, parts[head]);
+      if (head + 1 < kForm.heads) {
+        operands.Multiply(fast_, kForm.fast_rows(), (head + 1) * kFast, fast[(head + 1) % 2]);
+        WgmmaWait<1>();
+      } else {
+        WgmmaWait<0>();
+      }
+      SumFast(fast[head % 2], parts[head]);
     }
     JoinLanes(parts, scores);
 #pragma unroll

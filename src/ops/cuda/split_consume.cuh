@@ -19,6 +19,11 @@ struct ScoresOfForm<Absorbed, kBits, kChunks> {
   using Type = AbsorbedScores<kBits, kChunks>;
 };
 
+template <class Form>
+__device__ inline void SyncConsumers() {
+  SyncNamed<ConsumerThreads(Form::kForm)>(Form::kForm.key_groups + 2);
+}
+
 // Shared memory of a group's weights of every second of its tiles.
 template <class Form>
 __device__ inline uint32_t WeightsPlace(const SplitArguments& args, const std::byte* shared,
@@ -30,12 +35,13 @@ __device__ inline uint32_t WeightsPlace(const SplitArguments& args, const std::b
 
 // ---- Key groups.
 
-template <class Form, int kBits, int kChunks, int kGroups>
+template <class Form, int kBits, int kChunks>
 __device__ void ConsumeKeys(const SplitArguments& args, const SplitShare& share, std::byte* shared,
                             SplitScratch<Form::kForm.slots()>& scratch) {
   const AttentionView& layer = args.decode.layer;
   const SplitShared& at = args.plan.shared;
   SplitBarriers& bars = scratch.barriers;
+  constexpr int kGroups = Form::kForm.key_groups;
   const int group = Uniform(static_cast<int>(threadIdx.x) / kGroupThreads);
   const int warp = Uniform(static_cast<int>(threadIdx.x) / 32 % 4),
             lane = static_cast<int>(threadIdx.x) % 32;
@@ -55,33 +61,20 @@ __device__ void ConsumeKeys(const SplitArguments& args, const SplitShare& share,
   scores_of.Start(layer.rope, share.position + int64_t{share.begin + group} * kTileTokens + row,
                   bars);
   SplitSoftmax<Form> softmax;
-  // A group copies pages to the place of the tile `lag` before its own, which `done` is.
-  const PageCopy<Form, kBits> copy(layer, page);
-  const int lag = min(kGroups, args.plan.stages - 1);
-  RingPlace place, slow, buffer, done;
+  RingPlace place, slow, buffer;
   place.Advance(group, args.plan.stages);
-  done.Advance(group < lag ? group - lag + kGroups : group - lag, args.plan.stages);
   const int per_block = layer.split.block_tokens / kTileTokens;
-  const int64_t blocks_before =
-      SlowBlocksBefore(args.decode.sequences, share.sequence, layer.split.block_tokens);
   int next_block = (share.begin / per_block + 1) * per_block;  // its first tile
-  bool left = false;  // this group, the block of slow.stage
   bars.slow_full[0].Wait(0);
-  WaitForPreviousKernel();  // for the rows that this thread will copy
   for (int tile = share.begin + group; tile < share.end; tile += kGroups) {
     for (; next_block <= tile; next_block += per_block) {
-      if (lane == 0 && !left) bars.slow_empty[slow.stage].Arrive();
-      left = false;
+      if (lane == 0) bars.slow_empty[slow.stage].Arrive();
       slow.Advance(1, 2);
       bars.slow_full[slow.stage].Wait(slow.phase);
     }
     const uint32_t key_page = base + at.keys + static_cast<uint32_t>(place.stage * at.key_stage);
     const uint32_t slow_rows = base + at.slow + static_cast<uint32_t>(slow.stage) * slow_bytes;
-    // The page that this warp copies when the tile is done, into the place of one before.
-    const int next_tile = tile - lag + args.plan.stages;
-    const bool copies = tile - lag >= share.begin && next_tile < share.end && next_tile % 4 == warp;
-    const std::byte* next = copies ? share.blocks[next_tile] : nullptr;
-    bars.page_full[place.stage].Wait(place.phase);
+    bars.key_full[place.stage].Wait(place.phase);
     float key_scales[2] = {1, 1};
     uint32_t offsets[2] = {};
 #pragma unroll
@@ -94,13 +87,13 @@ __device__ void ConsumeKeys(const SplitArguments& args, const SplitShare& share,
     }
     float scores[2][kOwnSlots<Form>];
     scores_of.Score(key_page, slow_rows, keys, offsets, key_scales, scores);
-    left = tile + kGroups >= next_block;
     __syncwarp();
-    if (lane == 0 && left) bars.slow_empty[slow.stage].Arrive();
+    if (lane == 0) bars.key_empty[place.stage].Arrive();
     scores_of.Advance();
 
     const uint32_t value_page =
         base + at.values + static_cast<uint32_t>(place.stage * at.value_stage);
+    bars.value_full[place.stage].Wait(place.phase);
     float value_scales[2] = {1, 1}, value_zeros[2] = {0, 0};
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
@@ -113,6 +106,9 @@ __device__ void ConsumeKeys(const SplitArguments& args, const SplitShare& share,
 #pragma unroll
       for (int i = 0; i < kOwnSlots<Form>; ++i) scores[r][i] = valid ? scores[r][i] : -kInfinity;
     }
+    __syncwarp();
+    if (lane == 0) bars.value_empty[place.stage].Arrive();
+
     bars.weights_empty[group][buffer.stage].Wait(buffer.phase ^ 1);
     const bool raise = SyncAny<kGroupThreads>(1 + group, softmax.Passed(scores, value_scales));
     if (raise) {
@@ -125,23 +121,8 @@ __device__ void ConsumeKeys(const SplitArguments& args, const SplitShare& share,
     FenceForProducts();
     __syncwarp();
     if (lane == 0) bars.weights_full[group][buffer.stage].Arrive();
-    if (copies) {
-      bars.page_done[done.stage].Wait(done.phase);
-      if (ElectLane()) copy.Start(args, next_tile, next, done.stage, shared, bars);
-    }
-    // The group that enters a block replaces the rows of the one before.
-    if (warp == 0 && tile % per_block == 0 && tile > share.begin && next_block < share.end) {
-      RingPlace before = slow;
-      before.Advance(1, 2);
-      bars.slow_empty[before.stage].Wait(before.phase ^ 1);
-      if (ElectLane()) {
-        CopySlowRows(args, share, blocks_before + next_block / per_block, before.stage, shared,
-                     bars);
-      }
-    }
     buffer.Advance(1, 2);
     place.Advance(kGroups, args.plan.stages);
-    if (tile - lag >= share.begin) done.Advance(kGroups, args.plan.stages);
   }
   StoreSoftmax<Form>(softmax, group, warp, lane, scratch);
 }
@@ -159,19 +140,19 @@ __device__ inline void ClearRows(std::byte* page, int row_bytes, int valid, int 
 
 // The group's sums of latents, of the weights of each key group: [tile][2 column pairs ..], column
 // 8 n + 2 c + j of upper row u at 4 n + 2 u + j.
-template <class Form, int kBits, int kWidth, int kGroups>
+template <class Form, int kBits, int kWidth>
 struct ValueSums {
   static constexpr int kColumns = WeightColumns(Form::kForm);
-  float of[kGroups][ValueShare<kBits, kWidth>::kTiles][kColumns / 2];
+  float of[Form::kForm.key_groups][ValueShare<kBits, kWidth>::kTiles][kColumns / 2];
 };
 
-template <class Form, int kBits, int kWidth, int kGroups>
+template <class Form, int kBits, int kWidth>
 __device__ inline void SumValues(const SplitArguments& args, const SplitShare& share,
                                  std::byte* shared, const ValueShare<kBits, kWidth>& values,
-                                 int warp, SplitScratch<Form::kForm.slots()>& scratch,
-                                 ValueSums<Form, kBits, kWidth, kGroups>& sums) {
+                                 SplitScratch<Form::kForm.slots()>& scratch,
+                                 ValueSums<Form, kBits, kWidth>& sums) {
   using Share = ValueShare<kBits, kWidth>;
-  constexpr int kColumns = WeightColumns(Form::kForm);
+  constexpr int kGroups = Form::kForm.key_groups, kColumns = WeightColumns(Form::kForm);
   const SplitShared& at = args.plan.shared;
   SplitBarriers& bars = scratch.barriers;
   const int thread = static_cast<int>(threadIdx.x) % kGroupThreads, lane = thread % 32;
@@ -181,20 +162,13 @@ __device__ inline void SumValues(const SplitArguments& args, const SplitShare& s
   const uint32_t base = SharedAddress(shared);
 #pragma unroll
   for (int i = 0; i < static_cast<int>(sizeof(sums) / 4); ++i) (&sums.of[0][0][0])[i] = 0;
-  const int stages = args.plan.stages;
-  const PageCopy<Form, kBits> copy(args.decode.layer, args.plan.page_of(share.unit));
-  for (int i = warp; i < stages && share.begin + i < share.end; i += 4) {
-    const std::byte* from = share.blocks[share.begin + i];
-    if (ElectLane()) copy.Start(args, share.begin + i, from, i, shared, bars);
-  }
-  if (warp == 0) CopyFirstRows(args, share, shared, bars);
   RingPlace place, buffer;
   for (int first = share.begin; first < share.end; first += kGroups) {
 #pragma unroll
     for (int group = 0; group < kGroups; ++group) {
       const int tile = first + group;
       if (tile >= share.end) break;
-      bars.page_full[place.stage].Wait(place.phase);
+      bars.value_full[place.stage].Wait(place.phase);
       bars.weights_full[group][buffer.stage].Wait(buffer.phase);
       if constexpr (kBits == 16) {  // weights of zero do not hide what is no number
         if (const int valid = share.length - tile * kTileTokens; valid < kTileTokens) {
@@ -219,14 +193,14 @@ __device__ inline void SumValues(const SplitArguments& args, const SplitShare& s
       }
       const uint32_t page = base + at.values + static_cast<uint32_t>(place.stage * at.value_stage);
       const OperandB weights(WeightsPlace<Form>(args, shared, group, buffer.stage), kColumns);
-      SumLatents<kBits, kWidth, kColumns, Share::kUnitTiles <= 4 ? 2 : 1>(
-          page, weights, plane, values, places, lane, sums.of[group]);
+      SumLatents<kBits, kWidth, kColumns>(page, weights, plane, values, places, lane,
+                                          sums.of[group]);
       __syncwarp();
       if (lane == 0) {
-        bars.page_done[place.stage].Arrive();
+        bars.value_empty[place.stage].Arrive();
         bars.weights_empty[group][buffer.stage].Arrive();
       }
-      place.Advance(1, stages);
+      place.Advance(1, args.plan.stages);
     }
     buffer.Advance(1, 2);
   }
@@ -240,21 +214,22 @@ __device__ inline float GroupWeight(const SplitScratch<kSlots>& scratch, int gro
                                     float max) {
   return Exp2(scratch.reference[group][slot] - Shift(max));
 }
-template <int kGroups, int kSlots>
-__device__ inline float LargestReference(const SplitScratch<kSlots>& scratch, int slot) {
+template <class Form>
+__device__ inline float LargestReference(const SplitScratch<Form::kForm.slots()>& scratch,
+                                         int slot) {
   float max = scratch.reference[0][slot];
 #pragma unroll
-  for (int g = 1; g < kGroups; ++g) max = fmaxf(max, scratch.reference[g][slot]);
+  for (int g = 1; g < Form::kForm.key_groups; ++g) max = fmaxf(max, scratch.reference[g][slot]);
   return max;
 }
 
 // The value group's sums of all groups, joined, into `out` [slots, width].
-template <class Form, int kBits, int kWidth, int kGroups>
+template <class Form, int kBits, int kWidth>
 __device__ inline void JoinValues(const ValueShare<kBits, kWidth>& values, int width, int lane,
                                   const SplitScratch<Form::kForm.slots()>& scratch,
-                                  const ValueSums<Form, kBits, kWidth, kGroups>& sums, float* out) {
+                                  const ValueSums<Form, kBits, kWidth>& sums, float* out) {
   using Share = ValueShare<kBits, kWidth>;
-  constexpr int kSlots = Form::kForm.slots();
+  constexpr int kSlots = Form::kForm.slots(), kGroups = Form::kForm.key_groups;
   const int c = lane % 4, g = lane / 4, plane = PlaneBytes(kBits, width);
   if (2 * c >= kSlots) return;  // columns that come again
 #pragma unroll
@@ -262,7 +237,7 @@ __device__ inline void JoinValues(const ValueShare<kBits, kWidth>& values, int w
 #pragma unroll
     for (int j = 0; j < 2; ++j) {
       const int slot = 8 * n + 2 * c + j;
-      const float max = LargestReference<kGroups>(scratch, slot);
+      const float max = LargestReference<Form>(scratch, slot);
       float scale[kGroups], zero = 0;
 #pragma unroll
       for (int from = 0; from < kGroups; ++from) {
@@ -296,19 +271,19 @@ __device__ inline void JoinValues(const ValueShare<kBits, kWidth>& values, int w
   }
 }
 
-// The share's results, by all threads.
-template <class Form, int kGroups>
+// The share's results, by all consumers.
+template <class Form>
 __device__ inline void StoreShare(const SplitArguments& args, const SplitShare& share,
                                   const SplitScratch<Form::kForm.slots()>& scratch,
                                   const float* out) {
-  constexpr int kSlots = Form::kForm.slots(), kThreads = SplitThreads(kGroups);
+  constexpr int kSlots = Form::kForm.slots(), kThreads = ConsumerThreads(Form::kForm);
   const int t = static_cast<int>(threadIdx.x);
   const int width = args.decode.layer.v.pages[args.plan.page_of(share.unit)].width;
   if (t < kSlots) {
-    const float max = LargestReference<kGroups>(scratch, t);
+    const float max = LargestReference<Form>(scratch, t);
     float total = 0;
 #pragma unroll
-    for (int g = 0; g < kGroups; ++g) {
+    for (int g = 0; g < Form::kForm.key_groups; ++g) {
       float sum = 0;
 #pragma unroll
       for (int w = 0; w < 4; ++w) sum += scratch.sums[g][w][t];
@@ -328,16 +303,17 @@ __device__ inline void StoreShare(const SplitArguments& args, const SplitShare& 
 }
 
 // All that the value group does before the results are stored.
-template <class Form, int kBits, int kWidth, int kGroups>
+template <class Form, int kBits, int kWidth>
 __device__ void ConsumeValues(const SplitArguments& args, const SplitShare& share,
                               std::byte* shared, SplitScratch<Form::kForm.slots()>& scratch) {
   const int warp = Uniform(static_cast<int>(threadIdx.x) / 32 % 4),
             lane = static_cast<int>(threadIdx.x) % 32;
+  if (warp == 0) CopyFirstRows(args, share, shared, scratch.barriers);
   const ValueShare<kBits, kWidth> values(warp);
-  ValueSums<Form, kBits, kWidth, kGroups> sums;
-  SumValues<Form, kBits, kWidth, kGroups>(args, share, shared, values, warp, scratch, sums);
-  __syncthreads();  // the ring has been read
-  JoinValues<Form, kBits, kWidth, kGroups>(
+  ValueSums<Form, kBits, kWidth> sums;
+  SumValues<Form, kBits, kWidth>(args, share, shared, values, scratch, sums);
+  SyncConsumers<Form>();  // the ring has been read
+  JoinValues<Form, kBits, kWidth>(
       values, args.decode.layer.v.pages[args.plan.page_of(share.unit)].width, lane, scratch, sums,
       reinterpret_cast<float*>(shared + args.plan.shared.keys));
 }

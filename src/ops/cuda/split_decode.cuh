@@ -1,13 +1,11 @@
 // Decode attention by the frequency split (split_plan.h), on Hopper's warpgroup products.
 //
-// A thread block has one unit of one sequence and a contiguous share of its tiles of 64 tokens,
-// whose pages pass through a ring in shared memory. Key groups take tiles in turn: codes of keys
-// become operands in registers, their products with the rows W stay in registers and become scores
-// there. Weights go through shared memory to the value group, which multiplies codes of values with
-// them: each of its warps has some latents of all tokens.
+// A thread block has one unit of one sequence and a contiguous share of its tiles of 64 tokens. One
+// warp copies pages into a ring. Key groups take tiles in turn: codes of keys become operands in
+// registers, their products with the rows W stay in registers and become scores there. Weights go
+// through shared memory to the value group, which multiplies codes of values with them: each of its
+// warps has some latents of all tokens.
 #pragma once
-
-#include <algorithm>
 
 #include "ops/cuda/launch_early.cuh"
 #include "ops/cuda/split_consume.cuh"
@@ -15,16 +13,18 @@
 
 namespace palu::cuda {
 
-// Registers of a thread, multiples of 8: at launch, and what the groups make of them.
+// Registers of a thread, multiples of 8: at launch, and what warpgroups take and leave of them.
 template <class Form, int kBits, int kWidth>
 struct SplitRegisters {
-  static constexpr int kGroups = KeyGroups(Form::kForm, kBits, kWidth);
-  static constexpr int kLaunched = 65536 / SplitThreads(kGroups) / 8 * 8;
+  static constexpr int kGroups = Form::kForm.key_groups;
+  static constexpr bool kCopyGroup = SplitThreads(Form::kForm) % kGroupThreads == 0;
+  static constexpr int kLaunched = 65536 / SplitThreads(Form::kForm) / 8 * 8;
+  static constexpr int kCopies = kCopyGroup ? 32 : kLaunched;
+  static constexpr int kPool = kLaunched * (kGroups + 1) + (kCopyGroup ? kLaunched - kCopies : 0);
   static constexpr int kSums =
       kGroups * ValueShare<kBits, kWidth>::kTiles * (WeightColumns(Form::kForm) / 2);
-  static constexpr int kValues = kSums + (kGroups == 3 ? 64 : 72);
-  static constexpr int kKeys =
-      std::min((kLaunched * (kGroups + 1) - kValues) / kGroups / 8 * 8, 240);
+  static constexpr int kValues = kSums + 64;
+  static constexpr int kKeys = (kPool - kValues) / kGroups / 8 * 8;
 };
 template <int kRegisters, int kLaunched>
 __device__ inline void ChangeRegisters() {
@@ -37,7 +37,7 @@ __device__ inline void ChangeRegisters() {
 
 // grid: (splits, units, count).
 template <class Form, int kBits, int kChunks, int kWidth>
-__global__ void __launch_bounds__(SplitThreads(KeyGroups(Form::kForm, kBits, kWidth)), 1)
+__global__ void __maxnreg__((SplitRegisters<Form, kBits, kWidth>::kLaunched))
     SplitDecode(const __grid_constant__ SplitArguments args) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   extern __shared__ __align__(1024) std::byte shared[];
@@ -56,33 +56,40 @@ __global__ void __launch_bounds__(SplitThreads(KeyGroups(Form::kForm, kBits, kWi
   if (share.begin >= share.end) return StoreEmpty(args, share);
 
   constexpr SplitForm kForm = Form::kForm;
-  constexpr int kGroups = KeyGroups(kForm, kBits, kWidth);
   auto& scratch =
       *reinterpret_cast<SplitScratch<kForm.slots()>*>(shared + args.plan.shared.scratch);
   SplitBarriers& bars = scratch.barriers;
   const int t = static_cast<int>(threadIdx.x);
-  if (t == 0) bars.Init(args.plan.stages, kGroups);
+  if (t == 0) bars.Init(args.plan.stages, kForm.key_groups);
   if (t < kForm.pairs) {  // what a group's next tile is turned by
-    const double turns = kGroups * kTileTokens * args.decode.layer.rope.turns[t];
+    const double turns = kForm.key_groups * kTileTokens * args.decode.layer.rope.turns[t];
     float x, y;
     sincospif(static_cast<float>(2 * (turns - rint(turns))), &y, &x);
-    reinterpret_cast<float2*>(shared + args.plan.shared.turns)[t] = {x, y};
+    asm volatile("st.shared.v2.f32 [%0], {%1, %2};\n" ::"r"(TurnsPlace<Form>(args, shared) +
+                                                            static_cast<uint32_t>(t) * 8),
+                 "f"(x), "f"(y)
+                 : "memory");
   }
   __syncthreads();
   using Registers = SplitRegisters<Form, kBits, kWidth>;
   constexpr int kLaunched = Registers::kLaunched;
   const int group = Uniform(t / kGroupThreads);
-  if (group < kGroups) {
+  if (group > kForm.key_groups) {
+    ChangeRegisters<Registers::kCopies, kLaunched>();
+    if (t < ConsumerThreads(kForm) + 32) Produce<Form, kBits>(args, share, shared, bars);
+    return;
+  }
+  if (group < kForm.key_groups) {
     ChangeRegisters<Registers::kKeys, kLaunched>();
-    ConsumeKeys<Form, kBits, kChunks, kGroups>(args, share, shared, scratch);
-    __syncthreads();
+    ConsumeKeys<Form, kBits, kChunks>(args, share, shared, scratch);
+    SyncConsumers<Form>();
   } else {
     ChangeRegisters<Registers::kValues, kLaunched>();
-    ConsumeValues<Form, kBits, kWidth, kGroups>(args, share, shared, scratch);
+    ConsumeValues<Form, kBits, kWidth>(args, share, shared, scratch);
   }
-  __syncthreads();
-  StoreShare<Form, kGroups>(args, share, scratch,
-                            reinterpret_cast<const float*>(shared + args.plan.shared.keys));
+  SyncConsumers<Form>();
+  StoreShare<Form>(args, share, scratch,
+                   reinterpret_cast<const float*>(shared + args.plan.shared.keys));
 #endif
 }
 
@@ -94,8 +101,7 @@ void LaunchSplitInstance(const SplitArguments& args, cudaStream_t stream) {
         "reserving shared memory");
   const dim3 grid(static_cast<unsigned>(args.plan.splits), static_cast<unsigned>(args.plan.units),
                   static_cast<unsigned>(args.decode.sequences.count));
-  LaunchEarly(kernel, grid, SplitThreads(args.plan.key_groups), static_cast<size_t>(bytes), stream,
-              args);
+  LaunchEarly(kernel, grid, SplitThreads(Form::kForm), static_cast<size_t>(bytes), stream, args);
 }
 
 template <class Form, int kBits, int kChunks>

@@ -83,7 +83,7 @@ class GroupedScores {
                  static_cast<uint32_t>(lane) * 8),
         head_scales_(queries_ + static_cast<uint32_t>(offsetof(GroupedQueries<kHeads>, heads)) +
                      static_cast<uint32_t>(2 * c_ * 4 - lane * 8)),
-        turns_(SharedAddress(shared + args.plan.shared.turns)),
+        turns_(TurnsPlace<Form>(args, shared)),
         phi_(static_cast<uint32_t>(args.plan.shared.phi + row * kForm.terms * 4)),
         slow_scales_(static_cast<uint32_t>(args.plan.slow_row_bytes() + lane * 8)),
         slow_bias_(static_cast<uint32_t>(args.plan.slow_row_bytes() +

@@ -1,4 +1,5 @@
-// Pages of latents on their way into shared memory, for decode attention by the frequency split.
+// Pages of latents on their way into shared memory, for decode attention by the frequency split:
+// the ring that they arrive in and the warpgroup that copies them.
 #pragma once
 
 #include "ops/cuda/async_copy.cuh"
@@ -10,18 +11,20 @@ inline constexpr int kGroupThreads = 128;  // of a warpgroup
 inline constexpr int kMaxStagesOfSplit = 6;
 inline constexpr float kDenormal = 16777216.0f;  // a code as bits of an fp16 number is worth 2^-24
 
-// Key groups, then the value group.
-__host__ __device__ constexpr int SplitThreads(int key_groups) {
-  return (key_groups + 1) * kGroupThreads;
+// Threads: key groups, the value group, then those of the copying warp, a warpgroup of its own
+// where that leaves more registers for the others.
+__host__ __device__ constexpr int ConsumerThreads(const SplitForm& form) {
+  return (form.key_groups + 1) * kGroupThreads;
+}
+__host__ __device__ constexpr int SplitThreads(const SplitForm& form) {
+  return ConsumerThreads(form) + (form.key_groups == 2 ? kGroupThreads : 32);
 }
 
-// A tile's page is in the ring when it is full. When its weights are there, its keys have been
-// read, and when the value group is done with it, its place is free: a key group copies the next
-// page there. Rows of slow pairs give way when all key groups have left their block.
 struct SplitBarriers {
   PhaseBarrier fast;
   PhaseBarrier slow_full[2], slow_empty[2];
-  PhaseBarrier page_full[kMaxStagesOfSplit], page_done[kMaxStagesOfSplit];
+  PhaseBarrier key_full[kMaxStagesOfSplit], key_empty[kMaxStagesOfSplit];
+  PhaseBarrier value_full[kMaxStagesOfSplit], value_empty[kMaxStagesOfSplit];
   PhaseBarrier weights_full[kMaxKeyGroups][2], weights_empty[kMaxKeyGroups][2];
 
   __device__ void Init(int stages, int key_groups) {
@@ -35,8 +38,10 @@ struct SplitBarriers {
       }
     }
     for (int i = 0; i < stages; ++i) {
-      page_full[i].Init(1);
-      page_done[i].Init(4);
+      key_full[i].Init(1);
+      value_full[i].Init(1);
+      key_empty[i].Init(4);
+      value_empty[i].Init(2 * 4);  // scales and zeros are read with the scores
     }
     FenceBarrierInit();
   }
@@ -46,9 +51,10 @@ struct SplitBarriers {
 struct RingPlace {
   int stage = 0;
   uint32_t phase = 0;
+  // by: at most `stages`.
   __device__ void Advance(int by, int stages) {
     stage += by;
-    while (stage >= stages) {
+    if (stage >= stages) {
       stage -= stages;
       phase ^= 1;
     }
@@ -78,53 +84,17 @@ struct SplitShare {
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
-// ---- Copying.
+// ---- The copying warps.
 
-// A unit's pages of keys and values of a tile.
-template <class Form, int kBits>
-struct PageCopy {
-  static constexpr uint32_t kPhiBytes = kTileTokens * Form::kForm.terms * 4;
-  int64_t key_offset, value_offset;
-  uint32_t key_bytes, value_rows, value_scales;
-  int per_block;  // tiles
+// Bytes of a page: rows, then scales and zeros.
+struct PageBytes {
+  uint32_t rows, scales;
 
-  __device__ PageCopy(const AttentionView& layer, int page) {
-    const PageView k = layer.k.pages[page], v = layer.v.pages[page];
-    key_offset = k.offset;
-    value_offset = v.offset;
-    key_bytes = static_cast<uint32_t>(kTileTokens * RowBytes(kBits, k.width)) + Scales(layer.k);
-    value_rows = static_cast<uint32_t>(kTileTokens * RowBytes(kBits, v.width));
-    value_scales = Scales(layer.v);
-    per_block = layer.split.block_tokens / kTileTokens;
-  }
-  __device__ static uint32_t Scales(const ProjectionView& p) {  // bytes, with the zeros
-    return kBits == 16 ? 0 : static_cast<uint32_t>(kTileTokens * (p.symmetric ? 2 : 3));
-  }
-
-  // By one lane: tile `tile`, whose block starts at `from`.
-  __device__ void Start(const SplitArguments& args, int tile, const std::byte* from, int stage,
-                        std::byte* shared, SplitBarriers& bars) const {
-    const SplitShared& at = args.plan.shared;
-    PhaseBarrier& full = bars.page_full[stage];
-    std::byte* keys = shared + at.keys + stage * at.key_stage;
-    std::byte* values = shared + at.values + stage * at.value_stage;
-    full.ArriveExpecting(key_bytes + kPhiBytes + value_rows + value_scales);
-    CopyBulk(keys, from + key_offset, key_bytes, full);
-    CopyBulk(
-        keys + at.phi,
-        args.decode.layer.split.basis + static_cast<uint32_t>(tile % per_block) * (kPhiBytes / 4),
-        kPhiBytes, full);
-    const std::byte* rows = from + value_offset;
-    const uint32_t group = value_rows / (kTileTokens / kGroupRows);
-#pragma unroll
-    for (uint32_t g = 0; g < kTileTokens / kGroupRows; ++g) {
-      CopyBulk(values + g * (group + kGroupPadding), rows + g * group, group, full);
-    }
-    if (value_scales > 0) {
-      CopyBulk(values + value_rows + kTileTokens / kGroupRows * kGroupPadding, rows + value_rows,
-               value_scales, full);
-    }
-  }
+  __device__ PageBytes(const ProjectionView& p, int row_bytes)
+      : rows(static_cast<uint32_t>(kTileTokens * row_bytes)),
+        scales(static_cast<uint32_t>(kTileTokens * (p.bits == 16  ? 0
+                                                    : p.symmetric ? 2
+                                                                  : 3))) {}
 };
 
 // Starts copying the rows W of a block (counted over all sequences).
@@ -138,7 +108,7 @@ __device__ inline void CopySlowRows(const SplitArguments& args, const SplitShare
            bars.slow_full[stage]);
 }
 
-// By one warp: rows W of fast pairs and of the share's first two blocks, when they are there.
+// By one warp: rows W of fast pairs and of the share's first block, when they are there.
 __device__ inline void CopyFirstRows(const SplitArguments& args, const SplitShare& share,
                                      std::byte* shared, SplitBarriers& bars) {
   const SplitPlan& plan = args.plan;
@@ -158,10 +128,66 @@ __device__ inline void CopyFirstRows(const SplitArguments& args, const SplitShar
   CopyBulk(shared + plan.shared.fast + plan.fast_bytes() - made,
            args.fast + (int64_t{share.sequence} * plan.units + share.unit) * made,
            static_cast<uint32_t>(made), bars.fast);
-  const int per_block = tokens / kTileTokens, block = share.begin / per_block;
-  CopySlowRows(args, share, before + block, 0, shared, bars);
-  if ((block + 1) * per_block < share.end) {
-    CopySlowRows(args, share, before + block + 1, 1, shared, bars);
+  CopySlowRows(args, share, before + share.begin / (tokens / kTileTokens), 0, shared, bars);
+}
+
+// By one warp.
+template <class Form, int kBits>
+__device__ void Produce(const SplitArguments& args, const SplitShare& share, std::byte* shared,
+                        SplitBarriers& bars) {
+  constexpr uint32_t kPhiBytes = kTileTokens * Form::kForm.terms * 4;
+  const AttentionView& layer = args.decode.layer;
+  const SplitShared& at = args.plan.shared;
+  const int64_t before =
+      SlowBlocksBefore(args.decode.sequences, share.sequence, layer.split.block_tokens);
+  const int page = args.plan.page_of(share.unit);
+  const PageView k = layer.k.pages[page], v = layer.v.pages[page];
+  const PageBytes key_bytes(layer.k, RowBytes(kBits, k.width));
+  const PageBytes value_bytes(layer.v, RowBytes(kBits, v.width));
+  const uint32_t value_group = value_bytes.rows / (kTileTokens / kGroupRows);
+  const int per_block = layer.split.block_tokens / kTileTokens;
+  int in_block = share.begin % per_block;
+  int64_t block = before + share.begin / per_block;
+  RingPlace place, slow;
+  const std::byte* next = share.blocks[share.begin];
+  for (int tile = share.begin; tile < share.end; ++tile, ++in_block) {
+    const std::byte* from = next;
+    if (tile + 1 < share.end) next = share.blocks[tile + 1];
+    if (in_block == per_block) {
+      in_block = 0;
+      ++block;
+      slow.Advance(1, 2);
+      WaitForPreviousKernel();
+      bars.slow_empty[slow.stage].Wait(slow.phase ^ 1);
+      if (ElectLane()) CopySlowRows(args, share, block, slow.stage, shared, bars);
+    }
+    PhaseBarrier& key_full = bars.key_full[place.stage];
+    std::byte* keys = shared + at.keys + place.stage * at.key_stage;
+    bars.key_empty[place.stage].Wait(place.phase ^ 1);
+    if (ElectLane()) {
+      const uint32_t bytes = key_bytes.rows + key_bytes.scales;
+      key_full.ArriveExpecting(bytes + kPhiBytes);
+      CopyBulk(keys, from + k.offset, bytes, key_full);
+      CopyBulk(keys + at.phi, layer.split.basis + static_cast<uint32_t>(in_block) * (kPhiBytes / 4),
+               kPhiBytes, key_full);
+    }
+    PhaseBarrier& value_full = bars.value_full[place.stage];
+    std::byte* values = shared + at.values + place.stage * at.value_stage;
+    bars.value_empty[place.stage].Wait(place.phase ^ 1);
+    if (ElectLane()) {
+      const std::byte* rows = from + v.offset;
+      value_full.ArriveExpecting(value_bytes.rows + value_bytes.scales);
+#pragma unroll
+      for (uint32_t g = 0; g < kTileTokens / kGroupRows; ++g) {
+        CopyBulk(values + g * (value_group + kGroupPadding), rows + g * value_group, value_group,
+                 value_full);
+      }
+      if (value_bytes.scales > 0) {
+        CopyBulk(values + value_bytes.rows + kTileTokens / kGroupRows * kGroupPadding,
+                 rows + value_bytes.rows, value_bytes.scales, value_full);
+      }
+    }
+    place.Advance(1, args.plan.stages);
   }
 }
 

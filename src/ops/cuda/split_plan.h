@@ -22,8 +22,9 @@ inline constexpr int32_t kMaxSplitWidth = 512;  // of a page
 struct SplitForm {
   bool grouped = false;
   int32_t heads = 0, queries = 0;
-  int32_t pairs = 0;  // fast ones of a head
-  int32_t terms = 0;  // waves of the slow ones
+  int32_t pairs = 0;       // fast ones of a head
+  int32_t terms = 0;       // waves of the slow ones
+  int32_t key_groups = 1;  // warpgroups that make scores, of tiles in turn
 
   constexpr int32_t slots() const { return heads * queries; }
   constexpr int32_t fast_rows() const { return heads * 2 * pairs; }
@@ -31,11 +32,11 @@ struct SplitForm {
   constexpr int32_t units_per_page() const { return kSplitPageHeads / heads; }
 };
 struct Absorbed {
-  static constexpr SplitForm kForm{false, kSplitPageHeads, 1, 24, 8};
+  static constexpr SplitForm kForm{false, kSplitPageHeads, 1, 24, 8, 2};
 };
 template <int kHeads>
 struct Grouped {
-  static constexpr SplitForm kForm{true, kHeads, 16 / kHeads, 20, 6};
+  static constexpr SplitForm kForm{true, kHeads, 16 / kHeads, 20, 6, 2};
 };
 
 // The form for this many query heads per KV head; no heads: none.
@@ -147,12 +148,7 @@ inline constexpr float kKeyDown = 1.0f / 32, kWaveDown = 1.0f / 64;
 // ---- Shared memory.
 
 inline constexpr int kTileTokens = 64;
-// Warpgroups that make scores, of tiles in turn; as many as registers allow beside the sums of
-// values.
-inline constexpr int kMaxKeyGroups = 3;
-__host__ __device__ constexpr int KeyGroups(const SplitForm& form, int bits, int value_width) {
-  return !form.grouped && (bits == 4 || (bits < 4 && value_width <= 256)) ? 3 : 2;
-}
+inline constexpr int kMaxKeyGroups = 2;
 // Weights of a tile are the right side of a product with its values: of eight slots at least, in
 // the order of wgmma operands. Which token is which k is free; lane c of a row has tokens 16 c and
 // on, four of a step of 16.
@@ -186,8 +182,7 @@ struct SplitShared {
   int32_t slow = 0;     // two times: rows of slow pairs, then their scales
   int32_t keys = 0;     // [stages] of key_stage bytes: a page, then phi [64, terms]
   int32_t values = 0;   // [stages] of value_stage bytes
-  int32_t weights = 0;  // [key groups, 2] of WeightBytes
-  int32_t turns = 0;    // [pairs] float2: what a key group's next tile is turned by
+  int32_t weights = 0;  // [key groups, 2] of WeightBytes, then turns [pairs]
   int32_t scratch = 0;
   int32_t key_stage = 0, value_stage = 0, phi = 0;  // phi: from the start of a key stage
   int32_t bytes = 0;
@@ -207,7 +202,7 @@ struct SplitPlan {
   int32_t chunks =
       0;  // of the widest page of keys, rounded up to an instance of the kernel; 0: none
   int32_t steps = 0;  // 32-byte steps of W
-  int32_t stages = 0, key_groups = 0;
+  int32_t stages = 0;
   int32_t splits = 1, units = 1;
   int32_t multiprocessors = 1;
   int32_t query_bytes = 0, scale_bytes = 0;  // behind the rows of fast and of slow pairs

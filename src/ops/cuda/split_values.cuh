@@ -125,9 +125,8 @@ __device__ inline void MakeValues(const uint32_t (&w)[4], const uint32_t (&t)[4]
   }
 }
 
-// sums += values weights, by the value group; columns beyond the page's are garbage. kTogether:
-// steps whose operands are made before they are multiplied.
-template <int kBits, int kWidth, int kColumns, int kTogether>
+// sums += values weights, by the value group; columns beyond the page's are garbage.
+template <int kBits, int kWidth, int kColumns>
 __device__ inline void SumLatents(uint32_t stage, const OperandB& weights, int plane,
                                   const ValueShare<kBits, kWidth>& share, const ValuePlaces& places,
                                   int lane,
@@ -145,30 +144,28 @@ __device__ inline void SumLatents(uint32_t stage, const OperandB& weights, int p
     }
     uint32_t w[kSteps][4], t[kSteps][4] = {};
 #pragma unroll
-    for (int i = 0; i < kSteps * 4; ++i) {
-      const uint32_t at = stage + places.word + i * places.row_bytes;
-      w[i / 4][i % 4] = Load4(at + u * 128);
-      if constexpr (kBits == 3) t[i / 4][i % 4] = Load4(at + top_place);
-    }
-    // As few products wait for those of key groups as operands find room.
+    for (int k = 0; k < kSteps; ++k) {
 #pragma unroll
-    for (int first = 0; first < kSteps; first += kTogether) {
-      uint32_t a[kTogether][Share::kUnitTiles][4];
-#pragma unroll
-      for (int k = 0; k < kTogether; ++k) {
-        MakeValues<kBits, kWidth>(w[first + k], t[first + k], shift, share, a[k]);
+      for (int i = 0; i < 4; ++i) {
+        const uint32_t at = stage + places.word + (4 * k + i) * places.row_bytes;
+        w[k][i] = Load4(at + u * 128);
+        if constexpr (kBits == 3) t[k][i] = Load4(at + top_place);
       }
+    }
+#pragma unroll
+    for (int k = 0; k < kSteps; ++k) {
+      uint32_t a[Share::kUnitTiles][4];
+      MakeValues<kBits, kWidth>(w[k], t[k], shift, share, a);
       WgmmaFence();
 #pragma unroll
-      for (int i = 0; i < kTogether * Share::kUnitTiles; ++i) {
-        const int k = i / Share::kUnitTiles, tile = i % Share::kUnitTiles;
-        Wgmma(sums[u * Share::kUnitTiles + tile], a[k][tile],
-              OperandB(weights, (first + k) * 32 * kColumns), true);
+      for (int i = 0; i < Share::kUnitTiles; ++i) {
+        Wgmma(sums[u * Share::kUnitTiles + i], a[i], OperandB(weights, k * 32 * kColumns), true);
       }
       WgmmaCommit();
-      WgmmaWait<0>();
+      WgmmaWait<1>();
     }
   }
+  WgmmaWait<0>();
 }
 #endif  // __CUDA_ARCH_FEAT_SM90_ALL
 
