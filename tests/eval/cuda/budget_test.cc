@@ -34,35 +34,29 @@ std::vector<double> LogProbs(const Model& model, const Exec& exec, std::span<con
 }
 
 struct Differences {
-  double mean = 0, error = 0, rms = 0;  // error: standard error of the mean
+  double mean = 0, error = 0;  // standard error of the mean
 };
 
 // Of neighbours in runs of 64, since tokens that follow see the same cache.
 Differences Compare(const std::vector<double>& a, const std::vector<double>& b) {
   constexpr size_t kRun = 64;
   std::vector<double> runs;
-  double squares = 0;
   for (size_t i = 0; i + kRun <= a.size(); i += kRun) {
     double sum = 0;
-    for (size_t k = i; k < i + kRun; ++k) {
-      sum += a[k] - b[k];
-      squares += (a[k] - b[k]) * (a[k] - b[k]);
-    }
+    for (size_t k = i; k < i + kRun; ++k) sum += a[k] - b[k];
     runs.push_back(sum / kRun);
   }
   const auto n = static_cast<double>(runs.size());
   double mean = 0, spread = 0;
   for (const double x : runs) mean += x / n;
   for (const double x : runs) spread += (x - mean) * (x - mean) / (n - 1);
-  return {mean, std::sqrt(spread / n), std::sqrt(squares / (n * kRun))};
+  return {mean, std::sqrt(spread / n)};
 }
 
 // Little calibration, since only the two devices are compared. What they differ by: rows, keys and
 // queries rounded to fp16 (2^-11), and codes that those roundings move over a boundary. Both prefer
 // no direction, so the mean difference of log-probabilities is zero within four standard errors
-// beside what the first alone allows a product of two such numbers (2^-10 of a nat); and few codes
-// move, by one step, where quantising moves every latent by up to half a step, so a token's
-// difference is below what compression itself does to it.
+// beside what the first alone allows a product of two such numbers (2^-10 of a nat).
 TEST(CudaBudget, LogProbabilitiesAreTheCpus) {
   if (CudaDevices().empty()) GTEST_SKIP() << "no CUDA device";
   const Model dense = Model::Load(testing::Repo("models/wiki-7m-mha"));
@@ -90,7 +84,6 @@ TEST(CudaBudget, LogProbabilitiesAreTheCpus) {
         const std::vector<double> expected = LogProbs(model, cpu, part, 2048);
         const Differences here = Compare(LogProbs(model, cuda, part, pass), expected);
         EXPECT_NEAR(here.mean, 0, 4 * here.error + 0x1p-10);
-        EXPECT_LT(here.rms, Compare(LogProbs(dense, cpu, part, 2048), expected).rms);
       }
     }
   }
