@@ -6,6 +6,7 @@
 #include <cmath>
 #include <utility>
 
+#include "base/error.h"
 #include "base/log.h"
 #include "base/progress.h"
 #include "eval/divergence.h"
@@ -50,10 +51,23 @@ class CandidateJudge {
 
 }  // namespace
 
+bool BudgetCommand::Chosen() const {
+  const auto given = [](const std::vector<const CLI::Option*>& options) {
+    const auto found = std::find_if(options.begin(), options.end(),
+                                    [](const CLI::Option* option) { return option->count() > 0; });
+    return found == options.end() ? "" : (*found)->get_name();
+  };
+  const std::string ours = given(own), theirs = given(published);
+  Require(ours.empty() || theirs.empty(),
+          "{} compresses to a budget of bits and {} by the published method: give options of one "
+          "of the two",
+          ours, theirs);
+  return theirs.empty();
+}
+
 BudgetCompressOptions BudgetCommand::Resolve(int64_t group_size,
                                              std::optional<DType> factor_dtype) const {
   BudgetCompressOptions resolved = options;
-  resolved.bits_per_element = *bits;
   resolved.group_size = group_size;
   resolved.factor_dtype = factor_dtype;
   resolved.allow_shared = latents != "separate";
@@ -66,11 +80,15 @@ BudgetCompressOptions BudgetCommand::Resolve(int64_t group_size,
 }
 
 void AddBudget(CLI::App& command, BudgetCommand& budget) {
-  CLI::Option* bits = command.add_option(
-      "--budget", budget.bits,
-      "stored bits per number of a dense cache, everything counted: latents, their bits and what "
-      "keys and values share follow from the calibration");
-  const auto add = [&](CLI::Option* option) { option->needs(bits)->group("With --budget"); };
+  const auto add = [&](CLI::Option* option) {
+    budget.own.push_back(option->group("Compression to a budget of bits, the default"));
+  };
+  add(command
+          .add_option("--budget", budget.options.bits_per_element,
+                      "stored bits per number of a dense cache, everything counted: latents, their "
+                      "bits and what keys and values share follow from the calibration; the "
+                      "default loses next to nothing on the wiki models (docs/results.md)")
+          ->capture_default_str());
   add(command
           .add_option("--latents", budget.latents,
                       "one latent for the keys and values of a group, or one each")
@@ -106,10 +124,14 @@ void AddBudget(CLI::App& command, BudgetCommand& budget) {
           ->capture_default_str());
   add(command.add_flag("--no-centering", budget.no_centering,
                        "leave the latents' mean in what is stored"));
-  for (const char* published :
+}
+
+void SetPublishedApart(CLI::App& command, BudgetCommand& budget) {
+  for (const char* name :
        {"--ratio", "--search", "--decompose", "--bits", "--hadamard", "--no-hadamard",
         "--quant-group", "--symmetric", "--clip-ratio", "--rank-multiple"}) {
-    command.get_option(published)->excludes(bits);
+    budget.published.push_back(
+        command.get_option(name)->group("The published method, if one of these is given"));
   }
 }
 

@@ -26,8 +26,9 @@ class CliCompress : public ::testing::Test {
   static void SetUpTestSuite() {
     dir_ = new TempDir;
     text_ = new std::string(testing::WriteText(*dir_ / "calib.txt", 6000));
-    Ok(Compress("model", {"--calib", *text_, "--calib-windows", "2", "--calib-seqlen", "256",
-                          "--fisher-windows", "1", "--stats", Path("stats")}));
+    Ok(Compress("model",
+                {"--ratio", "0.5", "--calib", *text_, "--calib-windows", "2", "--calib-seqlen",
+                 "256", "--fisher-windows", "1", "--stats", Path("stats")}));
   }
   static void TearDownTestSuite() {
     delete dir_;
@@ -118,7 +119,7 @@ TEST_F(CliCompress, ExportDenseScoresTheSame) {
 }
 
 TEST_F(CliCompress, StatsMakeTheSameModelWithoutTheText) {
-  Ok(Compress("again", {"--stats", Path("stats")}));
+  Ok(Compress("again", {"--ratio", "0.5", "--stats", Path("stats")}));
   EXPECT_TRUE(Contents(Path("again")) == Contents(Path("model")));
   const testing::RunResult other =
       Ok(Compress("other", {"--stats", Path("stats"), "--ratio", "0.3", "--group-size", "1",
@@ -202,14 +203,25 @@ TEST_F(CliCompress, BudgetIsOneKnob) {
   EXPECT_LT(perplexity(Path("tiers")), 1.5 * perplexity(Wiki()));
 }
 
+TEST_F(CliCompress, ABudgetIsTheDefault) {
+  Ok(Compress("default", {"--calib", *text_, "--calib-windows", "2", "--calib-seqlen", "256",
+                          "--fisher-windows", "2"}));
+  const json inspected = OkJson({"inspect", Path("default")});
+  EXPECT_EQ(inspected["budget"], 2.2);
+  EXPECT_LE(inspected["kv_cache"]["bits_per_element"].get<double>(), 2.2);
+}
+
 TEST_F(CliCompress, BudgetRefusesWhatItCannotDo) {
-  for (const auto& [more, message] :
-       {std::pair<Args, std::string>{{"--budget", "0"},
-                                     "budget: expected bits per element above 0"},
-        {{"--budget", "2", "--stats", Path("stats")}, "lack the outputs' gradients"},
-        {{"--budget", "2", "--tier-block", "24"}, "tier-block: expected a multiple of 16"},
-        {{"--budget", "2", "--ratio", "0.5"}, "--ratio"},
-        {{"--tier-block", "32"}, "--budget"}}) {
+  for (
+      const auto& [more, message] :
+      {std::pair<Args, std::string>{{"--budget", "0"}, "budget: expected bits per element above 0"},
+       {{"--budget", "2", "--stats", Path("stats")}, "lack the outputs' gradients"},
+       {{"--budget", "2", "--tier-block", "24"}, "tier-block: expected a multiple of 16"},
+       {{"--budget", "2", "--ratio", "0.5"},
+        "--budget compresses to a budget of bits and --ratio by the published method: give options "
+        "of one of the two"},
+       {{"--search", "fisher", "--tier-block", "32"}, "--tier-block compresses to a budget"},
+       {{"--stats", Path("stats")}, "lack the outputs' gradients"}}) {
     const testing::RunResult result = RunPalu(Compress("refused", more));
     EXPECT_NE(result.status, 0);
     EXPECT_NE(result.err.find(message), result.err.npos) << result.err;
@@ -229,9 +241,9 @@ TEST_F(CliCompress, QuantisationOptionsOutOfRange) {
 }
 
 TEST_F(CliCompress, StatsOfOtherTextAreRefused) {
-  const testing::RunResult result =
-      RunPalu(Compress("refused", {"--stats", Path("stats"), "--calib", *text_, "--calib-windows",
-                                   "3", "--calib-seqlen", "256", "--fisher-windows", "1"}));
+  const testing::RunResult result = RunPalu(Compress(
+      "refused", {"--ratio", "0.5", "--stats", Path("stats"), "--calib", *text_, "--calib-windows",
+                  "3", "--calib-seqlen", "256", "--fisher-windows", "1"}));
   EXPECT_EQ(result.status, 1);
   EXPECT_NE(result.err.find("statistics of another number of windows: expected 3, found 2"),
             result.err.npos)
@@ -239,7 +251,7 @@ TEST_F(CliCompress, StatsOfOtherTextAreRefused) {
 }
 
 TEST_F(CliCompress, ForceReplacesAndFailureKeeps) {
-  Ok(Compress("forced", {"--stats", Path("stats")}));
+  Ok(Compress("forced", {"--ratio", "0.5", "--stats", Path("stats")}));
   const auto before = Contents(Path("forced"));
   const auto names = Listing(dir_->path());
   const Args smaller = {"--stats", Path("stats"), "--ratio", "0.25"};
@@ -262,8 +274,8 @@ TEST_F(CliCompress, ForceReplacesAndFailureKeeps) {
 }
 
 TEST_F(CliCompress, MeasureWritesTheModelCard) {
-  Ok(Compress("measured", {"--stats", Path("stats"), "--measure", *text_, "--measure-seqlen", "256",
-                           "--quiet"}));
+  Ok(Compress("measured", {"--ratio", "0.5", "--stats", Path("stats"), "--measure", *text_,
+                           "--measure-seqlen", "256", "--quiet"}));
   const std::string card = testing::ReadAll(Path("measured/README.md"));
   EXPECT_NE(card.find("perplexity on calib.txt at 256, compressed"), card.npos) << card;
 }
