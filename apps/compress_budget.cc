@@ -72,6 +72,7 @@ BudgetCompressOptions BudgetCommand::Resolve(int64_t group_size,
   resolved.factor_dtype = factor_dtype;
   resolved.allow_shared = latents != "separate";
   resolved.allow_separate = latents != "shared";
+  if (prefer == "speed") resolved.work_weight = kSpeedWorkWeight;
   resolved.output_weighting = weighting == "two-sided";
   resolved.centered = !no_centering;
   std::sort(resolved.bits.rbegin(), resolved.bits.rend());
@@ -88,6 +89,12 @@ void AddBudget(CLI::App& command, BudgetCommand& budget) {
                       "stored bits per number of a dense cache, everything counted: latents, their "
                       "bits and what keys and values share follow from the calibration; the "
                       "default loses next to nothing on the wiki models (docs/results.md)")
+          ->capture_default_str());
+  add(command
+          .add_option("--prefer", budget.prefer,
+                      "within the budget: what loses least, or what gives up some of that to "
+                      "decode faster on the CPU")
+          ->check(CLI::IsMember({"memory", "speed"}))
           ->capture_default_str());
   add(command
           .add_option("--latents", budget.latents,
@@ -162,6 +169,8 @@ CompressionResult CompressToBudget(const BudgetCommand& budget, const Model& mod
                          fmt::format("{:.5f}", least));
   }
   CompressionResult result = compressor.Compress(price);
+  figures.emplace_back("decode attention, predicted, ns per cached token on one CPU core",
+                       fmt::format("{:.0f}", result.decode_work));
   const double loss = result.compression.predicted_loss;
   figures.emplace_back("price of truncation over noise", fmt::format("{:g}", price));
   figures.emplace_back("predicted rise of the loss, nats per token (perplexity)",

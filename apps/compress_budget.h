@@ -18,7 +18,7 @@ inline constexpr double kDefaultBudget = 2.2;
 
 struct BudgetCommand {
   BudgetCompressOptions options{.bits_per_element = kDefaultBudget};
-  std::string latents = "auto", weighting = "two-sided";
+  std::string prefer = "memory", latents = "auto", weighting = "two-sided";
   std::optional<double> truncation_price;
   bool no_centering = false;
   int64_t held_out_windows = 8;

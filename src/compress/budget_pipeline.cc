@@ -199,6 +199,9 @@ class BudgetCompressor::Impl {
     search.truncation_price = truncation_price;
     search.allow_shared = options_.allow_shared;
     search.allow_separate = options_.allow_separate;
+    search.keys = KeyCost(group_rows());
+    search.values = ValueCost(options_.group_size * config_.num_heads / config_.num_kv_heads);
+    search.work_weight = options_.work_weight;
     const BudgetPlan plan = SearchBudget(choices_, search);
     CompressionResult result;
     KvCompression& kv = result.compression;
@@ -217,6 +220,7 @@ class BudgetCompressor::Impl {
     }
     kv.ratio = std::min(1.0, KeptFraction(config_, kv.layers));
     result.repaired_layers = repaired_;
+    result.decode_work = plan.work;
     return result;
   }
 

@@ -177,6 +177,16 @@ TEST_F(CliCompress, BudgetIsOneKnob) {
       Ok(Compress("usual-price", {"--budget", "1.5", "--stats", Path("two-sided")}));
   EXPECT_NE(usual.err.find("price of truncation over noise: 1.5"), usual.err.npos) << usual.err;
 
+  const auto work = [](const std::string& log) {
+    const std::string label = "ns per cached token on one CPU core: ";
+    const size_t at = log.find(label);
+    EXPECT_NE(at, log.npos) << log;
+    return std::stod(log.substr(at + label.size()));
+  };
+  const testing::RunResult fast =
+      Ok(Compress("fast", {"--budget", "1.5", "--prefer", "speed", "--stats", Path("two-sided")}));
+  EXPECT_LT(work(fast.err), work(usual.err));
+
   const json inspected = OkJson({"inspect", Path("tiers")});
   EXPECT_EQ(inspected["budget"], 1.5);
   EXPECT_GT(inspected["predicted_loss"].get<double>(), 0);

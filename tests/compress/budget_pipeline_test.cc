@@ -60,6 +60,17 @@ TEST_F(BudgetPipeline, StaysWithinTheBudgetAsTheCacheCountsIt) {
   }
 }
 
+TEST_F(BudgetPipeline, PreferringSpeedRebuildsLess) {
+  const CompressionResult memory = Compress({.bits_per_element = 3});
+  const CompressionResult speed =
+      Compress({.bits_per_element = 3, .work_weight = kSpeedWorkWeight});
+  EXPECT_LT(speed.decode_work, memory.decode_work);
+  EXPECT_GT(speed.compression.predicted_loss, memory.compression.predicted_loss);
+  ModelConfig config = model_.config();
+  config.compression = speed.compression;
+  EXPECT_LE(CacheLayout(config, DType::kF16).bits_per_element(), 3);
+}
+
 TEST_F(BudgetPipeline, TheConfigurationSurvivesTheDisk) {
   const CompressionResult result = Compress({.bits_per_element = 2.5});
   const Model loaded = Written(result, "model");
