@@ -52,10 +52,10 @@ class CandidateJudge {
 }  // namespace
 
 bool BudgetCommand::Chosen() const {
-  const auto given = [](const std::vector<const CLI::Option*>& options) {
-    const auto found = std::find_if(options.begin(), options.end(),
+  const auto given = [](const std::vector<const CLI::Option*>& list) {
+    const auto found = std::find_if(list.begin(), list.end(),
                                     [](const CLI::Option* option) { return option->count() > 0; });
-    return found == options.end() ? "" : (*found)->get_name();
+    return found == list.end() ? "" : (*found)->get_name();
   };
   const std::string ours = given(own), theirs = given(published);
   Require(ours.empty() || theirs.empty(),
@@ -108,6 +108,11 @@ void AddBudget(CLI::App& command, BudgetCommand& budget) {
   add(command
           .add_option("--tier-block", budget.options.block,
                       "widths of tiers are multiples of this, a multiple of 16")
+          ->capture_default_str());
+  add(command
+          .add_option("--recent", budget.options.recent,
+                      "last tokens whose latents a sequence keeps in fp16, too, for the queries "
+                      "that follow; counted at 2048 tokens of context")
           ->capture_default_str());
   add(command
           .add_option("--weighting", budget.weighting,

@@ -79,11 +79,12 @@ Json Describe(const Model& model, const CacheLayout& layout) {
              {"ratio", layout.bytes_per_token() / dense},
              {"block_tokens", kBlockTokens},
              {"block_bytes", layout.block_bytes()},
+             {"window_bytes", layout.window_bytes()},
              {"layout", CacheJson(layout, layout.kernel())}};
   for (const int64_t context : kContexts) {
     kv["gib"][fmt::format("{}K", context / 1024)] = {
         {"dense_fp16", GiB(dense * static_cast<double>(context))},
-        {"stored", GiB(static_cast<double>(BlocksFor(context) * layout.block_bytes()))}};
+        {"stored", GiB(static_cast<double>(layout.BytesFor(context)))}};
   }
   json["kv_cache"] = kv;
   int64_t total = 0;

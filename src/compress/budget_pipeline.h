@@ -25,6 +25,7 @@ struct BudgetCompressOptions {
   int64_t block = 16;
   double truncation_price =
       kUsualTruncationPrice;  // as BudgetOptions; of BudgetCompressor::Compress
+  int64_t recent = 16;        // last tokens that are kept as they were, too
   bool centered = true;       // the latents' mean is kept apart
   // Share of its mean diagonal that is added to G: gradients of few windows of one text leave
   // directions almost free that other texts need.

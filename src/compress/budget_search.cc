@@ -61,12 +61,16 @@ class UnitPlanner {
   int Bits(size_t choice) const {
     return choice < options_.bits.size() ? options_.bits[choice] : 0;
   }
+  // Per latent.
+  double StoredBits(size_t choice) const {
+    return Bits(choice) > 0 ? Bits(choice) + options_.window_bits : 0;
+  }
   double Loss(size_t block, size_t choice) const {
     const int bits = Bits(choice);
     return blocks_[block] * (bits > 0 ? QuantizerDistortion(bits) : options_.truncation_price);
   }
   double Cost(size_t block, size_t choice, double price, double latent_price) const {
-    const double latent = price * Bits(choice) + (Bits(choice) > 0 ? latent_price : 0);
+    const double latent = price * StoredBits(choice) + (Bits(choice) > 0 ? latent_price : 0);
     return Loss(block, choice) + latent * static_cast<double>(options_.block);
   }
 
@@ -82,7 +86,7 @@ class UnitPlanner {
         plan.work += cost_.tier;
       }
       plan.tiers.back().width += options_.block;
-      plan.bits += static_cast<double>(bits * options_.block);
+      plan.bits += StoredBits(path[b]) * static_cast<double>(options_.block);
       plan.work += cost_.latent * static_cast<double>(options_.block);
     }
     return plan;

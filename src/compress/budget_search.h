@@ -26,13 +26,14 @@ struct BudgetOptions {
   double bits_per_token = 0;          // codes and scales of all layers together
   std::vector<int> bits{8, 4, 3, 2};  // that a tier may have, descending
   int64_t block = 16;                 // latents; a multiple of kTierMultiple
+  double window_bits = 0;             // per stored latent, for the window of recent tokens
   // What a discarded latent costs over what noise of the same energy costs: errors of truncation
   // are functions of the token and do not average out in attention.
   double truncation_price = 1;
   bool allow_shared = true, allow_separate = true;
   // What decoding pays to use keys and values; counted with `work_weight`, so that a per cent of
   // the work weighs like so many per cent of the bits. 0: bits alone count.
-  DecodeCost keys, values;
+  DecodeCost keys = {}, values = {};
   double work_weight = 0;
 };
 

@@ -195,13 +195,17 @@ TEST_F(CliCompress, BudgetIsOneKnob) {
   EXPECT_LE(bits, 1.5);
   // A multiplier reaches the convex hull only; between its corners lie a few blocks of 16 latents.
   EXPECT_GT(bits, 1.5 - 4.0 * 16 * 8 / (2 * 6 * 256));
+  const json& bytes = kv["layout"]["bytes"];
+  EXPECT_EQ(kv["window_bytes"], 16 * 2 * kv["layout"]["latents_per_token"].get<int64_t>());
+  EXPECT_EQ(bytes["recent"].get<double>(), kv["window_bytes"].get<double>() / 2048);
   EXPECT_EQ(
-      kv["layout"]["bytes"]["codes"].get<double>() + kv["layout"]["bytes"]["scales"].get<double>(),
+      bytes["codes"].get<double>() + bytes["scales"].get<double>() + bytes["recent"].get<double>(),
       kv["bytes_per_token"].get<double>());
 
   const json run = OkJson({"generate", Path("tiers"), "--prompt", "The city", "--max-tokens", "70",
                            "--temperature", "0"});
-  EXPECT_EQ(run["kv_bytes"].get<int64_t>(), 2 * kv["block_bytes"].get<int64_t>());  // of 64 tokens
+  EXPECT_EQ(run["kv_bytes"].get<int64_t>(),  // two blocks of 64 tokens
+            2 * kv["block_bytes"].get<int64_t>() + kv["window_bytes"].get<int64_t>());
   EXPECT_EQ(run["cache"]["bits_per_element"], bits);
 
   const Args ppl{"ppl", "", "--text", *text_, "--seqlen", "256"};
