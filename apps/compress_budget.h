@@ -45,8 +45,9 @@ struct HeldOutText {
 };
 
 // Compresses to the budget. Where no price of truncation is given and held-out text is there, those
-// of kPrices are tried and the one whose model diverges least from the dense model on it is taken;
-// candidates are written to and removed from `scratch`. Appends what was found to `figures`.
+// of kPrices are tried: the usual one is taken unless the model of another surely diverges less
+// from the dense model on it; candidates are written to and removed from `scratch`. Appends what
+// was found to `figures`.
 CompressionResult CompressToBudget(const BudgetCommand& budget, const Model& model,
                                    const CalibrationStats& stats,
                                    const BudgetCompressOptions& options,
