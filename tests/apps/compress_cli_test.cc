@@ -196,6 +196,9 @@ TEST_F(CliCompress, BudgetIsOneKnob) {
   // A multiplier reaches the convex hull only; between its corners lie a few blocks of 16 latents.
   EXPECT_GT(bits, 1.5 - 4.0 * 16 * 8 / (2 * 6 * 256));
   const json& bytes = kv["layout"]["bytes"];
+  EXPECT_EQ(kv["window_tokens"], 16);
+  EXPECT_NE(Ok({"inspect", Path("tiers")}).out.find("a window of the last 16 tokens"),
+            std::string::npos);
   EXPECT_EQ(kv["window_bytes"], 16 * 2 * kv["layout"]["latents_per_token"].get<int64_t>());
   EXPECT_EQ(bytes["recent"].get<double>(), kv["window_bytes"].get<double>() / 2048);
   EXPECT_EQ(
