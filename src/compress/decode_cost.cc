@@ -4,10 +4,10 @@ namespace palu {
 namespace {
 
 // scripts/decode_costs.py, one thread of an Intel Xeon with AVX-512.
-constexpr double kUpEntry = 0.030;
-constexpr double kKeyTier = 33;
-constexpr double kValueLatent = 0.08;
-constexpr double kValueTier = 5;
+constexpr double kUpEntry = 0.0167;
+constexpr double kKeyTier = 25;
+constexpr double kValueLatent = 0.02;
+constexpr double kValueTier = 18;
 
 }  // namespace
 
