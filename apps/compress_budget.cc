@@ -100,7 +100,7 @@ void AddBudget(CLI::App& command, BudgetCommand& budget) {
           .add_option("--budget", budget.options.bits_per_element,
                       "stored bits per number of a dense cache, everything counted: latents, their "
                       "bits and what keys and values share follow from the calibration; the "
-                      "default loses next to nothing on the wiki models (docs/results.md)")
+                      "default loses at most one per cent on the wiki models (docs/results.md)")
           ->capture_default_str());
   add(command
           .add_option("--prefer", budget.prefer,

@@ -12,8 +12,8 @@
 
 namespace palu::cli {
 
-// Loses next to nothing on both wiki models (docs/results.md, "Budgets of bits") at the bytes where
-// the published method with 4-bit latents loses 2.4 and 4.3 %.
+// Loses at most one per cent on both wiki models (docs/results.md, "Budgets of bits"), at bytes
+// where the published method with 4-bit latents loses 2.4 and 4.3 %.
 inline constexpr double kDefaultBudget = 2.2;
 
 struct BudgetCommand {

@@ -62,7 +62,8 @@ class CachedSequence {
 
 class KvCache {
  public:
-  // max_bytes: of the blocks, 0 for no bound; windows come on top. Throws Error as CacheLayout does.
+  // max_bytes: of the blocks, 0 for no bound; windows come on top. Throws Error as CacheLayout
+  // does.
   KvCache(const ModelConfig& config, const CacheFormat& format, int64_t max_bytes = 0,
           Device device = kCpu);
   explicit KvCache(CacheLayout layout, int64_t max_bytes = 0, Device device = kCpu);
