@@ -248,7 +248,8 @@ nlohmann::ordered_json CacheJson(const CacheLayout& layout, const std::string& k
             {"scales", bytes.scales},
             {"zeros", bytes.zeros},
             {"elements", bytes.elements},
-            {"padding", bytes.padding}}},
+            {"padding", bytes.padding},
+            {"recent", bytes.recent}}},
           {"kernel", kernel}};
 }
 

@@ -88,7 +88,7 @@ HeldOutText TakeHeldOut(const Options& options, std::span<const TokenId> ids) {
 CalibrationStats ObtainStats(const Options& options, const CompressOptions& compress,
                              const Model& model, const Exec& exec, HeldOutText& held_out) {
   const bool have_file = !options.stats.empty() && std::filesystem::exists(options.stats);
-  const bool budget = options.budget.bits.has_value();
+  const bool budget = options.budget.Chosen();
   const bool wanted = budget || NeedsGrams(compress) || NeedsFisher(compress);
   if (!wanted && options.stats.empty()) return {};
   Require(have_file || !options.calib.empty(),
@@ -159,18 +159,19 @@ double MeasurePerplexity(const Options& options, const Model& model, const Exec&
 
 std::string Title(const Options& options, const CompressOptions& compress) {
   const std::string name = DirectoryName(options.model);
-  if (options.budget.bits) {
-    return fmt::format("{}, KV cache in {:g} bits per element", name, *options.budget.bits);
+  if (options.budget.Chosen()) {
+    return fmt::format("{}, KV cache in {:g} bits per element", name,
+                       options.budget.options.bits_per_element);
   }
   return fmt::format("{}, KV cache at {:g} %", name, 100 * compress.ranks.ratio);
 }
 
 void Run(const Options& options) {
+  const bool to_budget = options.budget.Chosen();
   Session session(options.common);
   const Model model = Model::Load(options.model);
   const CompressOptions compress = Resolve(options, model.config());
   // What can be refused is refused before the work.
-  const bool to_budget = options.budget.bits.has_value();
   BudgetCompressOptions budget;
   if (to_budget) {
     budget = options.budget.Resolve(compress.ranks.group_size, compress.factor_dtype);
@@ -251,6 +252,7 @@ void AddCompress(CLI::App& app) {
   RankSearchOptions& ranks = options->compress.ranks;
   command->add_option("MODEL", options->model, "dense model directory")->required();
   command->add_option("OUT", options->out, "directory to create")->required();
+  AddBudget(*command, options->budget);
   command->add_option("--ratio", ranks.ratio, "kept rank over full rank, in (0, 1]")
       ->capture_default_str();
   command->add_option("--group-size", ranks.group_size, "KV heads per group")
@@ -304,7 +306,7 @@ void AddCompress(CLI::App& app) {
       ->capture_default_str();
   command->add_flag("--force", options->force, "replace OUT when it exists");
   AddCommon(*command, options->common, true);
-  AddBudget(*command, options->budget);
+  SetPublishedApart(*command, options->budget);
   command->callback([options] { Run(*options); });
 }
 

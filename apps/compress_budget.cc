@@ -4,8 +4,11 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
+#include <span>
 #include <utility>
 
+#include "base/error.h"
 #include "base/log.h"
 #include "base/progress.h"
 #include "eval/divergence.h"
@@ -14,27 +17,37 @@
 namespace palu::cli {
 namespace {
 
-// Prices of truncation that are tried: as noise, and up to what coherent errors could make of it.
-constexpr double kPrices[] = {1.0, 1.5, 2.25};
+// Prices of truncation that are tried: the usual one, as noise, and up to what coherent errors
+// could make of it.
+constexpr double kPrices[] = {kUsualTruncationPrice, 1.0, 2.25};
 
-// Mean divergence per token of a candidate, which lies on disk as any model does.
+double Mean(std::span<const double> values) {
+  return std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(values.size());
+}
+
+// Divergence of a candidate, which lies on disk as any model does.
 class CandidateJudge {
  public:
   CandidateJudge(const Model& dense, const HeldOutText& text, const std::filesystem::path& scratch,
                  const Exec& exec)
       : dense_(dense), text_(text), scratch_(scratch), exec_(exec), scorer_(dense, exec) {}
 
-  double Divergence(const CompressionResult& candidate) {
+  // Mean per token of every window.
+  std::vector<double> Divergences(const CompressionResult& candidate) {
     std::filesystem::create_directory(scratch_);
     const TensorStore store = TensorStore::OpenDirectory(dense_.path());
     WriteCompressedModel({dense_.path(), store, dense_.config(), candidate.compression,
                           candidate.factors, "candidate"},
                          scratch_);
-    double kl = 0;
+    std::vector<double> kl;
     {
       const Model model = Model::Load(scratch_);
       Scorer scorer(model, exec_);
-      kl = palu::Divergence(scorer_, scorer, text_.ids, text_.seqlen).kl_mean;
+      const auto seqlen = static_cast<size_t>(text_.seqlen);
+      for (size_t begin = 0; begin < text_.ids.size(); begin += seqlen) {
+        const std::span<const TokenId> window = std::span(text_.ids).subspan(begin, seqlen);
+        kl.push_back(Divergence(scorer_, scorer, window, text_.seqlen).kl_mean);
+      }
     }
     std::filesystem::remove_all(scratch_);
     return kl;
@@ -50,14 +63,28 @@ class CandidateJudge {
 
 }  // namespace
 
+bool BudgetCommand::Chosen() const {
+  const auto given = [](const std::vector<const CLI::Option*>& list) {
+    const auto found = std::find_if(list.begin(), list.end(),
+                                    [](const CLI::Option* option) { return option->count() > 0; });
+    return found == list.end() ? "" : (*found)->get_name();
+  };
+  const std::string ours = given(own), theirs = given(published);
+  Require(ours.empty() || theirs.empty(),
+          "{} compresses to a budget of bits and {} by the published method: give options of one "
+          "of the two",
+          ours, theirs);
+  return theirs.empty();
+}
+
 BudgetCompressOptions BudgetCommand::Resolve(int64_t group_size,
                                              std::optional<DType> factor_dtype) const {
   BudgetCompressOptions resolved = options;
-  resolved.bits_per_element = *bits;
   resolved.group_size = group_size;
   resolved.factor_dtype = factor_dtype;
   resolved.allow_shared = latents != "separate";
   resolved.allow_separate = latents != "shared";
+  if (prefer == "speed") resolved.work_weight = kSpeedWorkWeight;
   resolved.output_weighting = weighting == "two-sided";
   resolved.centered = !no_centering;
   std::sort(resolved.bits.rbegin(), resolved.bits.rend());
@@ -66,11 +93,21 @@ BudgetCompressOptions BudgetCommand::Resolve(int64_t group_size,
 }
 
 void AddBudget(CLI::App& command, BudgetCommand& budget) {
-  CLI::Option* bits = command.add_option(
-      "--budget", budget.bits,
-      "stored bits per number of a dense cache, everything counted: latents, their bits and what "
-      "keys and values share follow from the calibration");
-  const auto add = [&](CLI::Option* option) { option->needs(bits)->group("With --budget"); };
+  const auto add = [&](CLI::Option* option) {
+    budget.own.push_back(option->group("Compression to a budget of bits, the default"));
+  };
+  add(command
+          .add_option("--budget", budget.options.bits_per_element,
+                      "stored bits per number of a dense cache, everything counted: latents, their "
+                      "bits and what keys and values share follow from the calibration; the "
+                      "default loses at most one per cent on the wiki models (docs/results.md)")
+          ->capture_default_str());
+  add(command
+          .add_option("--prefer", budget.prefer,
+                      "within the budget: what loses least, or what gives up some of that to "
+                      "decode faster on the CPU")
+          ->check(CLI::IsMember({"memory", "speed"}))
+          ->capture_default_str());
   add(command
           .add_option("--latents", budget.latents,
                       "one latent for the keys and values of a group, or one each")
@@ -85,6 +122,11 @@ void AddBudget(CLI::App& command, BudgetCommand& budget) {
                       "widths of tiers are multiples of this, a multiple of 16")
           ->capture_default_str());
   add(command
+          .add_option("--recent", budget.options.recent,
+                      "last tokens whose latents a sequence keeps in fp16, too, for the queries "
+                      "that follow; counted at 2048 tokens of context")
+          ->capture_default_str());
+  add(command
           .add_option("--weighting", budget.weighting,
                       "errors of outputs count by the loss's gradient, or alike")
           ->check(CLI::IsMember({"two-sided", "inputs"}))
@@ -96,8 +138,9 @@ void AddBudget(CLI::App& command, BudgetCommand& budget) {
           ->capture_default_str());
   add(command
           .add_option("--truncation-price", budget.truncation_price,
-                      "what a discarded latent costs over noise of the same energy; by default "
-                      "what diverges least on held-out windows of the calibration text")
+                      "what a discarded latent costs over noise of the same energy; by default the "
+                      "usual 1.5, unless another diverges surely less on held-out windows of the "
+                      "calibration text")
           ->check(CLI::PositiveNumber));
   add(command
           .add_option("--held-out-windows", budget.held_out_windows,
@@ -106,10 +149,14 @@ void AddBudget(CLI::App& command, BudgetCommand& budget) {
           ->capture_default_str());
   add(command.add_flag("--no-centering", budget.no_centering,
                        "leave the latents' mean in what is stored"));
-  for (const char* published :
+}
+
+void SetPublishedApart(CLI::App& command, BudgetCommand& budget) {
+  for (const char* name :
        {"--ratio", "--search", "--decompose", "--bits", "--hadamard", "--no-hadamard",
         "--quant-group", "--symmetric", "--clip-ratio", "--rank-multiple"}) {
-    command.get_option(published)->excludes(bits);
+    budget.published.push_back(
+        command.get_option(name)->group("The published method, if one of these is given"));
   }
 }
 
@@ -127,19 +174,21 @@ CompressionResult CompressToBudget(const BudgetCommand& budget, const Model& mod
   if (!budget.truncation_price && !held_out.ids.empty()) {
     Progress progress("price of truncation", std::ssize(kPrices), "candidates");
     CandidateJudge judge(model, held_out, scratch, exec);
-    double least = std::numeric_limits<double>::infinity();
+    std::vector<double> least;
     for (const double tried : kPrices) {
-      const double kl = judge.Divergence(compressor.Compress(tried));
-      if (kl < least) {
-        least = kl;
+      std::vector<double> kl = judge.Divergences(compressor.Compress(tried));
+      if (least.empty() || SurelyLess(kl, least)) {
+        least = std::move(kl);
         price = tried;
       }
       progress.Tick();
     }
     figures.emplace_back("KL on held-out calibration text, nats per token",
-                         fmt::format("{:.5f}", least));
+                         fmt::format("{:.5f}", Mean(least)));
   }
   CompressionResult result = compressor.Compress(price);
+  figures.emplace_back("decode attention, predicted, ns per cached token on one CPU core",
+                       fmt::format("{:.0f}", result.decode_work));
   const double loss = result.compression.predicted_loss;
   figures.emplace_back("price of truncation over noise", fmt::format("{:g}", price));
   figures.emplace_back("predicted rise of the loss, nats per token (perplexity)",

@@ -98,7 +98,9 @@ void AddGenerate(CLI::App& app) {
   command->add_option("--seed", options->sampling.seed, "of the sampler")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
-  command->add_option("--max-cache-mib", options->max_cache_mib, "bound of the KV cache; 0: none")
+  command
+      ->add_option("--max-cache-mib", options->max_cache_mib,
+                   "bound of the KV cache's blocks; 0: none")
       ->check(CLI::Range(int64_t{0}, int64_t{1} << 40))
       ->capture_default_str();
   command->add_flag("--ignore-eos", options->ignore_eos, "go on after the end-of-text token");

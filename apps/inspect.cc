@@ -79,11 +79,13 @@ Json Describe(const Model& model, const CacheLayout& layout) {
              {"ratio", layout.bytes_per_token() / dense},
              {"block_tokens", kBlockTokens},
              {"block_bytes", layout.block_bytes()},
+             {"window_tokens", layout.recent()},
+             {"window_bytes", layout.window_bytes()},
              {"layout", CacheJson(layout, layout.kernel())}};
   for (const int64_t context : kContexts) {
     kv["gib"][fmt::format("{}K", context / 1024)] = {
         {"dense_fp16", GiB(dense * static_cast<double>(context))},
-        {"stored", GiB(static_cast<double>(BlocksFor(context) * layout.block_bytes()))}};
+        {"stored", GiB(static_cast<double>(layout.BytesFor(context)))}};
   }
   json["kv_cache"] = kv;
   int64_t total = 0;
@@ -137,6 +139,12 @@ void PrintText(const Json& json) {
       layout["bytes"]["codes"].dump(), layout["bytes"]["scales"].dump(),
       layout["bytes"]["zeros"].dump(), layout["bytes"]["elements"].dump(),
       layout["bytes"]["padding"].dump(), layout["kernel"].get<std::string>());
+  if (kv["window_bytes"] > 0) {
+    fmt::print(
+        "  a window of the last {} tokens: {} bytes per sequence, {} per token at {} tokens\n",
+        kv["window_tokens"].dump(), kv["window_bytes"].dump(), layout["bytes"]["recent"].dump(),
+        kStatedContext);
+  }
   for (const auto& [context, gib] : kv["gib"].items()) {
     fmt::print("  {:>4} tokens: {:.4f} GiB, {:.4f} dense fp16\n", context,
                gib["stored"].get<double>(), gib["dense_fp16"].get<double>());

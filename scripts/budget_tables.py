@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Compresses the two wiki models to budgets of bits and prints what is lost, as Markdown tables:
-the targets' budgets, and every idea of the search alone and removed from the whole.
+the targets' budgets, and every idea removed from the whole and added alone to the plain whitened
+method, which stores latents of 3 bits and takes truncation for noise.
 
     scripts/budget_tables.py [--palu build/release/palu] [--work out/budget] [--only wiki-7m-mha]
                              [--rows REGEX] [--windows N]
@@ -22,27 +23,32 @@ import subprocess
 from reproduce import ROOT, model_directory
 
 BUDGETS = [8.0, 2.2, 1.5, 1.0]
-SEPARATE = ["--latents", "separate"]
-INPUTS = ["--weighting", "inputs"]
-ABLATIONS = [  # label, options; at 1.5 and 1.0 bits
-    ("without shared latents", SEPARATE),
-    ("without output weighting", INPUTS),
-    ("without centering", ["--no-centering"]),
+PLAIN = {  # the whitened method: none of the ideas
+    "shared latents": ["--latents", "separate"],
+    "output weighting": ["--weighting", "inputs"],
+    "centering": ["--no-centering"],
+    "tiers of bits": ["--tier-bits", "3"],
+    "a price of truncation": ["--truncation-price", "1"],
+    "the window of recent tokens": ["--recent", "0"],
+}
+VARIANTS = [  # label, options; at 1.5 and 1.0 bits, as are the ideas
     ("gradients damped by 0.001 only", ["--damping", "0.001"]),
     ("tiers of 4 and 3 bits only", ["--tier-bits", "4,3"]),
-    ("one number of bits: 3", ["--tier-bits", "3"]),
     ("tiers in blocks of 32", ["--tier-block", "32"]),
-    ("truncation at the price of noise", ["--truncation-price", "1"]),
-    ("none of these: separate, input-weighted, not centered, 3 bits",
-     SEPARATE + INPUTS + ["--no-centering", "--tier-bits", "3", "--truncation-price", "1"]),
-    ("only shared latents",
-     INPUTS + ["--no-centering", "--tier-bits", "3", "--truncation-price", "1"]),
-    ("only output weighting",
-     SEPARATE + ["--no-centering", "--tier-bits", "3", "--truncation-price", "1"]),
-    ("only centering", SEPARATE + INPUTS + ["--tier-bits", "3", "--truncation-price", "1"]),
-    ("only tiers of bits",
-     SEPARATE + INPUTS + ["--no-centering", "--truncation-price", "1"]),
+    ("windows of 8", ["--recent", "8"]),
+    ("windows of 32", ["--recent", "32"]),
+    ("preferring speed", ["--prefer", "speed"]),
 ]
+
+
+def ablations():
+    yield "all ideas", []
+    for idea, without in PLAIN.items():
+        yield f"without {idea}", without
+    yield "no idea", sum(PLAIN.values(), [])
+    for idea in PLAIN:
+        yield f"only {idea}", sum((off for other, off in PLAIN.items() if other != idea), [])
+    yield from VARIANTS
 
 
 class Palu:
@@ -62,7 +68,7 @@ def rows(calib):
     for budget in BUDGETS:
         yield f"{budget:g} bits", ["--budget", budget, "--calib", calib]
     for budget in (1.5, 1.0):
-        for label, options in ABLATIONS:
+        for label, options in ablations():
             yield f"{budget:g} bits, {label}", ["--budget", budget, *options]
 
 

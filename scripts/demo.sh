@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# From a fresh clone to a result: builds palu, halves the KV cache of the bundled 7M-parameter model
-# and compares the two models on WikiText-2.
+# From a fresh clone to a result: builds palu, compresses the KV cache of the bundled 7M-parameter
+# model to the default budget of bits and compares the two models on WikiText-2.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 dense=models/wiki-7m-mha
-small=out/wiki-7m-mha-50
+small=out/wiki-7m-mha-small
 text=data/wikitext2_test.txt
 palu=build/release/palu
 
@@ -18,9 +18,9 @@ scripts/setup.sh
 cmake --preset release >/dev/null
 cmake --build --preset release --target palu_cli
 
-say "Compress $dense to 50 % of its KV cache"
+say "Compress the KV cache of $dense"
 mkdir -p out
-$palu compress $dense $small --ratio 0.5 --calib data/calib_mix.txt --force
+$palu compress $dense $small --calib data/calib_mix.txt --force
 
 say "Perplexity on WikiText-2: dense, then compressed"
 $palu ppl $dense --text $text

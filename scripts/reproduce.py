@@ -131,7 +131,7 @@ def reproduce(palu, jobs, work, name, wanted, checks):
     reference = json.loads((ROOT / f"tests/data/golden/reference_palu_{name}.json").read_text())
     rows = [row for row in reference["rows"] if re.search(wanted, row["tag"])]
     stats = work / f"{name}.stats.safetensors"
-    palu.run("compress", source, work / "calibrated", "--force", "--stats", stats,
+    palu.run("compress", source, work / "calibrated", "--force", "--ratio", 0.5, "--stats", stats,
              "--calib", ROOT / "data/calib_mix.txt", threads=os.cpu_count())
     dense_ppl = reference["dense_ppl"]
     print(f"\n## {name}\n", flush=True)

@@ -11,6 +11,7 @@
 #include "format/rounding.h"
 #include "linalg/gemm.h"
 #include "linalg/hadamard.h"
+#include "runtime/cache_layout.h"
 
 namespace palu {
 namespace {
@@ -197,12 +198,18 @@ class BudgetCompressor::Impl {
     search.bits = options_.bits;
     search.block = options_.block;
     search.truncation_price = truncation_price;
+    search.window_bits = static_cast<double>(8 * sizeof(Half)) *
+                         static_cast<double>(options_.recent) / kStatedContext;
     search.allow_shared = options_.allow_shared;
     search.allow_separate = options_.allow_separate;
+    search.keys = KeyCost(group_rows());
+    search.values = ValueCost(options_.group_size * config_.num_heads / config_.num_kv_heads);
+    search.work_weight = options_.work_weight;
     const BudgetPlan plan = SearchBudget(choices_, search);
     CompressionResult result;
     KvCompression& kv = result.compression;
-    kv.version = 3;
+    kv.version = options_.recent > 0 ? 4 : 3;
+    kv.recent = options_.recent;
     kv.group_size = options_.group_size;
     kv.search = "budget";
     kv.decompose = options_.output_weighting ? "two-sided" : "whiten";
@@ -217,6 +224,7 @@ class BudgetCompressor::Impl {
     }
     kv.ratio = std::min(1.0, KeptFraction(config_, kv.layers));
     result.repaired_layers = repaired_;
+    result.decode_work = plan.work;
     return result;
   }
 
@@ -335,6 +343,9 @@ void CheckBudgetOptions(const Model& model, const BudgetCompressOptions& options
   Require(options.bits_per_element > 0 && options.bits_per_element <= 16,
           "budget: expected bits per element above 0 and up to 16, found {}",
           options.bits_per_element);
+  Require(options.recent >= 0 && options.recent <= kStatedContext,
+          "recent: expected a number of tokens from 0 to {}, found {}", kStatedContext,
+          options.recent);
   Require(options.block > 0 && options.block % kTierMultiple == 0,
           "tier-block: expected a multiple of {}, found {}", kTierMultiple, options.block);
   const int64_t width = options.group_size * config.head_dim;

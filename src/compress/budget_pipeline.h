@@ -14,6 +14,9 @@ namespace palu {
 // to measure it on.
 inline constexpr double kUsualTruncationPrice = 1.5;
 
+// Of --prefer speed: work weighs as much as bits.
+inline constexpr double kSpeedWorkWeight = 1;
+
 struct BudgetCompressOptions {
   double bits_per_element = 2;  // stored bits, scales included, per number of a dense cache
   int64_t group_size = 4;
@@ -22,11 +25,13 @@ struct BudgetCompressOptions {
   int64_t block = 16;
   double truncation_price =
       kUsualTruncationPrice;  // as BudgetOptions; of BudgetCompressor::Compress
+  int64_t recent = 16;        // last tokens that are kept as they were, too
   bool centered = true;       // the latents' mean is kept apart
   // Share of its mean diagonal that is added to G: gradients of few windows of one text leave
   // directions almost free that other texts need.
   double damping = 0.05;
   bool allow_shared = true, allow_separate = true;
+  double work_weight = 0;        // as BudgetOptions, of decoding on the CPU
   bool output_weighting = true;  // false: errors of all outputs count alike (for comparison)
 };
 

@@ -12,14 +12,15 @@ namespace {
 
 struct UnitPlan {
   std::vector<LatentTier> tiers;
-  double bits = 0, loss = 0;
+  double bits = 0, loss = 0, work = 0;
 };
 
-// The bits of all blocks of one unit that minimise loss + price * stored bits, by dynamic
-// programming over blocks and bits. Bits never rise from one block to the next.
+// The bits of all blocks of one unit that minimise loss + price * (stored bits + rate * work), by
+// dynamic programming over blocks and bits. Bits never rise from one block to the next.
 class UnitPlanner {
  public:
-  UnitPlanner(const LatentEnergies& energies, const BudgetOptions& options) : options_(options) {
+  UnitPlanner(const LatentEnergies& energies, const DecodeCost& cost, const BudgetOptions& options)
+      : options_(options), cost_(cost) {
     const auto block = static_cast<size_t>(options.block);
     for (size_t begin = 0; begin < energies.size(); begin += block) {
       double sum = 0;
@@ -28,21 +29,23 @@ class UnitPlanner {
     }
   }
 
-  UnitPlan Plan(double price) const {
+  UnitPlan Plan(double price, double rate) const {
+    const double tier_price = price * (kTierBits + rate * cost_.tier);
+    const double latent_price = price * rate * cost_.latent;
     const size_t choices = options_.bits.size() + 1;  // the last: nothing stored
     std::vector<std::vector<size_t>> from(blocks_.size(), std::vector<size_t>(choices));
     std::vector<double> cost(choices, std::numeric_limits<double>::infinity());
-    for (size_t c = 0; c + 1 < choices; ++c) cost[c] = price * kTierBits + Cost(0, c, price);
+    for (size_t c = 0; c + 1 < choices; ++c) cost[c] = tier_price + Cost(0, c, price, latent_price);
     for (size_t b = 1; b < blocks_.size(); ++b) {
       std::vector<double> next(choices);
       for (size_t c = 0; c < choices; ++c) {
-        const double start = c + 1 < choices ? price * kTierBits : 0;
+        const double start = c + 1 < choices ? tier_price : 0;
         size_t best = c;
         for (size_t before = 0; before < c; ++before) {
           if (cost[before] + start < cost[best] + (best == c ? 0 : start)) best = before;
         }
         from[b][c] = best;
-        next[c] = cost[best] + (best == c ? 0 : start) + Cost(b, c, price);
+        next[c] = cost[best] + (best == c ? 0 : start) + Cost(b, c, price, latent_price);
       }
       cost = std::move(next);
     }
@@ -58,12 +61,17 @@ class UnitPlanner {
   int Bits(size_t choice) const {
     return choice < options_.bits.size() ? options_.bits[choice] : 0;
   }
+  // Per latent.
+  double StoredBits(size_t choice) const {
+    return Bits(choice) > 0 ? Bits(choice) + options_.window_bits : 0;
+  }
   double Loss(size_t block, size_t choice) const {
     const int bits = Bits(choice);
     return blocks_[block] * (bits > 0 ? QuantizerDistortion(bits) : options_.truncation_price);
   }
-  double Cost(size_t block, size_t choice, double price) const {
-    return Loss(block, choice) + price * static_cast<double>(options_.block * Bits(choice));
+  double Cost(size_t block, size_t choice, double price, double latent_price) const {
+    const double latent = price * StoredBits(choice) + (Bits(choice) > 0 ? latent_price : 0);
+    return Loss(block, choice) + latent * static_cast<double>(options_.block);
   }
 
   UnitPlan Collect(const std::vector<size_t>& path) const {
@@ -75,14 +83,17 @@ class UnitPlanner {
       if (plan.tiers.empty() || plan.tiers.back().bits != bits) {
         plan.tiers.push_back({0, bits});
         plan.bits += kTierBits;
+        plan.work += cost_.tier;
       }
       plan.tiers.back().width += options_.block;
-      plan.bits += static_cast<double>(bits * options_.block);
+      plan.bits += StoredBits(path[b]) * static_cast<double>(options_.block);
+      plan.work += cost_.latent * static_cast<double>(options_.block);
     }
     return plan;
   }
 
   const BudgetOptions& options_;
+  DecodeCost cost_;
   std::vector<double> blocks_;  // loss when nothing of a block is stored
 };
 
@@ -97,41 +108,68 @@ class Search {
     for (const std::vector<GroupChoices>& groups : layers) {
       LayerPlanner& layer = layers_.emplace_back();
       for (const GroupChoices& group : groups) {
-        layer.k.emplace_back(group.separate_k, options);
-        layer.v.emplace_back(group.separate_v, options);
-        layer.shared.emplace_back(group.shared, options);
+        layer.k.emplace_back(group.separate_k, options.keys, options);
+        layer.v.emplace_back(group.separate_v, options.values, options);
+        layer.shared.emplace_back(group.shared, options.keys + options.values, options);
       }
     }
   }
 
-  BudgetPlan Plan(double price) const {
+  // rate: bits that a nanosecond counts for.
+  BudgetPlan Plan(double price, double rate) const {
     BudgetPlan plan;
-    for (const LayerPlanner& layer : layers_) AddLayer(layer, price, plan);
+    for (const LayerPlanner& layer : layers_) AddLayer(layer, price, rate, plan);
+    return plan;
+  }
+
+  // The best plan within the budget, by bisection of the price.
+  BudgetPlan Best(double rate) const {
+    double low = 1e-18, high = 1e6;  // per bit: from buying everything to buying the least
+    BudgetPlan plan = Plan(high, rate);
+    Require(plan.bits_per_token <= options_.bits_per_token,
+            "budget: {:.0f} bits per token do not hold one block of {} latents per unit: expected "
+            "{:.0f} or more",
+            options_.bits_per_token, options_.block, plan.bits_per_token);
+    for (int i = 0; i < 80; ++i) {
+      const double price = std::sqrt(low * high);
+      BudgetPlan tried = Plan(price, rate);
+      if (tried.bits_per_token <= options_.bits_per_token) {
+        high = price;
+        plan = std::move(tried);
+      } else {
+        low = price;
+      }
+    }
     return plan;
   }
 
  private:
-  void AddLayer(const LayerPlanner& layer, double price, BudgetPlan& plan) const {
+  void AddLayer(const LayerPlanner& layer, double price, double rate, BudgetPlan& plan) const {
     std::vector<GroupPlan> separate, shared;
     UnitPlan separate_sum, shared_sum;
     const auto add = [](UnitPlan unit, UnitPlan& sum) {
       sum.bits += unit.bits;
       sum.loss += unit.loss;
+      sum.work += unit.work;
       return std::move(unit.tiers);
     };
     for (size_t g = 0; g < layer.k.size(); ++g) {
-      GroupPlan both{.shared = false, .k = add(layer.k[g].Plan(price), separate_sum), .v = {}};
-      both.v = add(layer.v[g].Plan(price), separate_sum);
+      GroupPlan both{
+          .shared = false, .k = add(layer.k[g].Plan(price, rate), separate_sum), .v = {}};
+      both.v = add(layer.v[g].Plan(price, rate), separate_sum);
       separate.push_back(std::move(both));
       shared.push_back(
-          {.shared = true, .k = add(layer.shared[g].Plan(price), shared_sum), .v = {}});
+          {.shared = true, .k = add(layer.shared[g].Plan(price, rate), shared_sum), .v = {}});
     }
-    const bool share = options_.allow_shared && (!options_.allow_separate ||
-                                                 shared_sum.loss + price * shared_sum.bits <
-                                                     separate_sum.loss + price * separate_sum.bits);
+    const auto cost = [&](const UnitPlan& sum) {
+      return sum.loss + price * (sum.bits + rate * sum.work);
+    };
+    const bool share = options_.allow_shared &&
+                       (!options_.allow_separate || cost(shared_sum) < cost(separate_sum));
     const UnitPlan& sum = share ? shared_sum : separate_sum;
     plan.bits_per_token += sum.bits;
     plan.predicted_loss += sum.loss;
+    plan.work += sum.work;
     plan.layers.push_back(share ? std::move(shared) : std::move(separate));
   }
 
@@ -165,24 +203,9 @@ BudgetPlan SearchBudget(std::span<const std::vector<GroupChoices>> layers,
   Require(options.allow_shared || options.allow_separate,
           "budget: expected shared or separate latents to be allowed");
   const Search search(layers, options);
-  double low = 1e-18, high = 1e6;  // per bit: from buying everything to buying the least
-  BudgetPlan plan = search.Plan(high);
-  Require(
-      plan.bits_per_token <= options.bits_per_token,
-      "budget: {:.0f} bits per token do not hold one block of {} latents per unit: expected {:.0f} "
-      "or more",
-      options.bits_per_token, options.block, plan.bits_per_token);
-  for (int i = 0; i < 80; ++i) {
-    const double price = std::sqrt(low * high);
-    BudgetPlan tried = search.Plan(price);
-    if (tried.bits_per_token <= options.bits_per_token) {
-      high = price;
-      plan = std::move(tried);
-    } else {
-      low = price;
-    }
-  }
-  return plan;
+  BudgetPlan plan = search.Best(0);
+  if (options.work_weight == 0 || plan.work == 0) return plan;
+  return search.Best(options.work_weight * options.bits_per_token / plan.work);
 }
 
 }  // namespace palu

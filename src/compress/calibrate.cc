@@ -119,7 +119,8 @@ CalibrationStats Calibrate(const Model& model, std::span<const TokenId> ids,
                            const std::function<void()>& on_window) {
   if (exec.device.kind == Device::Kind::kCuda) {
     Require(!source.two_sided,
-            "--budget: the outputs' gradients are gathered on the CPU only: expected --device cpu");
+            "a budget of bits is calibrated on the CPU only: expected --device cpu, or --ratio, "
+            "--search or --bits for the published method");
     return cuda::Calibrate(model, ids, source, exec, on_window);
   }
   const ModelConfig& config = model.config();

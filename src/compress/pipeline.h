@@ -40,6 +40,7 @@ struct CompressionResult {
   };
   std::vector<Loss> discarded;
   int64_t repaired_layers = 0;  // whose Gram matrix was not positive definite
+  double decode_work = 0;       // with a budget: as BudgetPlan::work
 };
 
 // Searches ranks and factors every projection that does not keep its full width; with quantised

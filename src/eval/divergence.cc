@@ -74,6 +74,17 @@ double Quantile(std::span<double> values, double q) {
   return std::lerp(*nth, *std::min_element(nth + 1, values.end()), at - static_cast<double>(low));
 }
 
+bool SurelyLess(std::span<const double> a, std::span<const double> b) {
+  const auto n = static_cast<double>(a.size());
+  double sum = 0, squares = 0;
+  for (size_t i = 0; i < a.size(); ++i) {
+    sum += b[i] - a[i];
+    squares += (b[i] - a[i]) * (b[i] - a[i]);
+  }
+  const double mean = sum / n;
+  return mean > 0 && (n < 2 || mean * mean > 4 * (squares / n - mean * mean) / (n - 1));
+}
+
 TokenDivergences CompareWindow(Scorer& dense, Scorer& compressed, std::span<const TokenId> ids) {
   const auto scored = std::ssize(ids) - 1;
   const auto size = static_cast<size_t>(scored);

@@ -44,4 +44,9 @@ DivergenceResult Divergence(Scorer& dense, Scorer& compressed, std::span<const T
 // The same of one window: [ids - 1] tokens.
 TokenDivergences CompareWindow(Scorer& dense, Scorer& compressed, std::span<const TokenId> ids);
 
+// Whether what was measured on some windows is lower in `a` than in `b`, windows compared one by
+// one, by more than twice the standard error of the mean difference; of one window, whether it is
+// lower at all.
+bool SurelyLess(std::span<const double> a, std::span<const double> b);
+
 }  // namespace palu

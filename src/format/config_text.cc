@@ -61,6 +61,7 @@ ordered_json TiersOf(const ProjectionRanks& projection) {
 void AddTiers(const KvCompression& compression, ordered_json& section) {
   section["budget"] = compression.budget;
   section["centered"] = compression.centered;
+  if (compression.recent > 0) section["recent"] = compression.recent;
   if (compression.predicted_loss > 0) section["predicted_loss"] = compression.predicted_loss;
   ordered_json tiers = ordered_json::object();
   std::vector<int64_t> shared;

@@ -51,6 +51,8 @@ struct KvCompression {
   double predicted_loss = 0;  // rise of the loss per token that the search foresaw, nats
   // The latents' mean is kept apart: down-projections have a bias, and so have reconstructions.
   bool centered = false;
+  // Last tokens whose latents a sequence keeps as they were, too, when tiered.
+  int64_t recent = 0;
   std::vector<LayerRanks> layers;  // one per layer
   std::string source_model;        // name or path of the dense model
   std::string calibration;         // one human-readable line

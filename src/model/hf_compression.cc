@@ -8,9 +8,10 @@
 namespace palu {
 namespace {
 
-constexpr int64_t kKnownVersion = 3;
+constexpr int64_t kKnownVersion = 4;
 constexpr int64_t kMaxVersion = 1 << 30;
 constexpr int64_t kMaxMultiple = 1 << 24;
+constexpr int64_t kMaxRecent = 4096;
 
 // Absent: not quantised.
 LatentQuantization ReadQuantization(const JsonObject& section) {
@@ -131,6 +132,7 @@ void ReadTiers(const JsonObject& section, KvCompression& result) {
   if (!result.tiered) return;
   result.budget = section.Positive("budget");
   result.centered = section.Bool("centered", false);
+  result.recent = section.Int("recent", 0, kMaxRecent, 0);
   result.predicted_loss = section.Positive("predicted_loss", 0.0);
   const JsonObject tiers = section.Object("tiers");
   for (size_t l = 0; l < result.layers.size(); ++l) {

@@ -7,6 +7,7 @@
 // decode and prefill rebuild the same keys from them.
 #pragma once
 
+#include <algorithm>
 #include <span>
 #include <vector>
 
@@ -56,6 +57,9 @@ struct QueryChunk {
   int64_t count = 0;
   int64_t row = 0;             // first row in the step's matrices
   int64_t first_position = 0;  // position of the sequence's token 0
+  // With RecentRows: the first token that has a row there, and its row; the rows of the tokens up
+  // to the chunk's end follow.
+  int64_t recent_begin = 0, recent_row = 0;
 };
 
 // The chunk's own rows before they were rounded into the cache: [tokens, width of all pages].
@@ -65,11 +69,25 @@ struct FreshRows {
   explicit operator bool() const { return k.data != nullptr; }
 };
 
+// Latents of recent tokens before they were quantised: a query meets those of the last `tokens`,
+// its own included, instead of the stored ones. [rows, width of all pages], rows as QueryChunk
+// says.
+struct RecentRows {
+  int64_t tokens = 0;
+  MatrixView<const float> k, v;
+
+  // The first token that the query at `token` meets so; token + 1 where there is none.
+  int64_t Begin(const QueryChunk& chunk, int64_t token) const {
+    return std::max(chunk.recent_begin, token + 1 - tokens);
+  }
+};
+
 // Scratch that is kept between calls; one per caller.
 class AttentionWorkspace {
  public:
   struct PerWorker {
     Matrix<float> latents, keys, values, queries, scores, weighted, accumulator, up_keys, up_values;
+    Matrix<float> recent_keys, recent_values, recent_scores;
     std::vector<Matrix<float>> unit_up_keys;  // per KV head of a decode unit
     CodeTile codes;
     LaneTile lane_tile;
@@ -91,6 +109,6 @@ class AttentionWorkspace {
 // on the other chunks nor on the number of threads.
 void PagedAttention(const Exec& exec, const AttentionLayer& layer,
                     std::span<const QueryChunk> chunks, MatrixView<const float> q, FreshRows fresh,
-                    AttentionWorkspace& workspace, MatrixView<float> out);
+                    const RecentRows& recent, AttentionWorkspace& workspace, MatrixView<float> out);
 
 }  // namespace palu

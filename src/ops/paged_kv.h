@@ -26,6 +26,7 @@ struct CachedPages {
     int64_t offset = 0;  // bytes from the start of the block
     int64_t width = 0;   // elements per token: the group's rank, or head_dim when plain
     std::vector<PageTier> tiers = {};  // of a tiered page
+    int64_t window_offset = 0;  // bytes from the start of a sequence's window of recent tokens
   };
   std::vector<Page> pages;
   int64_t heads_per_page = 1;  // KV heads that share a page

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "base/error.h"
+#include "base/log.h"
 #include "ops/int8_up.h"
 #include "tensor/tensor.h"
 
@@ -23,11 +24,27 @@ LatentQuantization EffectiveQuantization(const ModelConfig& config, const CacheF
 
 }  // namespace
 
+CacheFormat FormatOn(Device device, const ModelConfig& config, CacheFormat format) {
+  if (device.kind != Device::Kind::kCuda || !config.compression ||
+      config.compression->recent == 0) {
+    return format;
+  }
+  if (format.window) {
+    Warn(
+        "on a GPU the last {} tokens are read as they were quantised, too; the CPU keeps them in "
+        "fp16",
+        config.compression->recent);
+  }
+  format.window = false;
+  return format;
+}
+
 CacheLayout::CacheLayout(const ModelConfig& config, const CacheFormat& format)
     : dtype_(format.dtype),
       quantization_(EffectiveQuantization(config, format)),
       elements_per_token_(2 * config.num_layers * config.kv_size()) {
   tiered_ = config.compression && config.compression->tiered;
+  if (tiered_ && format.window) recent_ = config.compression->recent;
   Require(!tiered_ || !format.latent_bits,
           "latent-bits: expected latents that are stored alike, found a model with tiers of bits");
   const auto place = [&](const ProjectionRanks& projection) {
@@ -41,6 +58,7 @@ CacheLayout::CacheLayout(const ModelConfig& config, const CacheFormat& format)
     CachedPages v = ranks.shared ? k : place(ranks.v);
     layers_.push_back({std::move(k), std::move(v), ranks.shared});
   }
+  bytes_.recent = static_cast<double>(window_bytes_) / kStatedContext;
 }
 
 CachedPages CacheLayout::PlacePlain(int64_t heads, int64_t head_dim) {
@@ -73,6 +91,8 @@ CachedPages CacheLayout::PlaceLatents(int64_t heads_per_page, const ProjectionRa
         bytes += CountQuantized(page.tiers.back());
         column += tier.width;
       }
+      page.window_offset = window_bytes_;
+      window_bytes_ += recent_ * page.width * static_cast<int64_t>(sizeof(Half));
     } else if (placed.quantized()) {
       bytes = CountQuantized(placed.Whole(page));
     } else {

@@ -15,8 +15,12 @@
 
 #include "model/config.h"
 #include "ops/paged_kv.h"
+#include "tensor/device.h"
 
 namespace palu {
+
+// At which bytes per token are stated that a sequence needs once, however long it is.
+inline constexpr int64_t kStatedContext = 2048;
 
 // What a cache stores, besides what the model says.
 struct CacheFormat {
@@ -27,7 +31,12 @@ struct CacheFormat {
 
   DType dtype = DType::kF16;       // F32, F16 or BF16: of everything that is not quantised
   std::optional<int> latent_bits;  // instead of the model's own (experiments); 16: not quantised
+  bool window = true;              // of recent tokens, where the model asks for one
 };
+
+// The format on a device, which says so if a model's window of recent tokens is left out there: the
+// kernels of a GPU read blocks alone.
+CacheFormat FormatOn(Device device, const ModelConfig& config, CacheFormat format);
 
 struct LayerCacheLayout {
   CachedPages k, v;
@@ -44,7 +53,15 @@ class CacheLayout {
   DType dtype() const { return dtype_; }
   const LatentQuantization& quantization() const { return quantization_; }
   int64_t block_bytes() const { return block_bytes_; }
-  double bytes_per_token() const { return static_cast<double>(block_bytes_) / kBlockTokens; }
+  // Of a sequence's window of recent tokens, [recent, width] fp16 for every page of latents.
+  int64_t recent() const { return recent_; }
+  int64_t window_bytes() const { return window_bytes_; }
+  // With its share of the window at kStatedContext.
+  double bytes_per_token() const {
+    return static_cast<double>(block_bytes_) / kBlockTokens + bytes_.recent;
+  }
+  // Of one sequence.
+  int64_t BytesFor(int64_t tokens) const;
   int64_t num_layers() const { return static_cast<int64_t>(layers_.size()); }
   const LayerCacheLayout& layer(int64_t l) const { return layers_[static_cast<size_t>(l)]; }
 
@@ -59,10 +76,10 @@ class CacheLayout {
   int64_t plain_per_token() const { return plain_; }
   // Bits per latent without scales and zeros; of tiers, their mean.
   double latent_bits() const;
-  // Bytes per token of codes, scales, zeros, unquantised elements and padding; they add up to
-  // bytes_per_token().
+  // Bytes per token of codes, scales, zeros, unquantised elements, padding and the window; they add
+  // up to bytes_per_token().
   struct Bytes {
-    double codes = 0, scales = 0, zeros = 0, elements = 0, padding = 0;
+    double codes = 0, scales = 0, zeros = 0, elements = 0, padding = 0, recent = 0;
   };
   const Bytes& bytes() const { return bytes_; }
 
@@ -86,6 +103,7 @@ class CacheLayout {
   int64_t latents_ = 0, plain_ = 0;
   Bytes bytes_;
   int64_t block_bytes_ = 0;
+  int64_t recent_ = 0, window_bytes_ = 0;
   int64_t elements_per_token_ = 0;
   std::vector<LayerCacheLayout> layers_;
 };
@@ -95,5 +113,9 @@ int64_t DenseBytesPerToken(const ModelConfig& config);
 
 // Blocks that `tokens` need.
 constexpr int64_t BlocksFor(int64_t tokens) { return (tokens + kBlockTokens - 1) / kBlockTokens; }
+
+inline int64_t CacheLayout::BytesFor(int64_t tokens) const {
+  return BlocksFor(tokens) * block_bytes_ + window_bytes_;
+}
 
 }  // namespace palu

@@ -80,6 +80,7 @@ CpuForward::CpuForward(const Model& model, const CacheLayout& layout, const Exec
       exec_(exec),
       kernel_(layout.kernel()),
       attend_stored_(options.attend_stored || exec.deterministic),
+      recent_(layout.recent()),
       table_(InverseFrequencies(model.config().rope, model.config().head_dim),
              options.rope_angles) {
   if (options.frequency_split) split_ = MakeSplit(model.config(), layout);
@@ -120,6 +121,7 @@ void CpuForward::Prepare(const CacheLayout& layout, ValueFusion fusion) {
         !attention.k.norm) {
       attention.k.split = split_.get();
     }
+    prepared.shared = SharesLatents(weights);
     attention.fused_values = ShouldFuse(config, weights, fusion);
     prepared.output = weights.o;
     prepared.output_bias = weights.o_bias;
@@ -136,7 +138,7 @@ void CpuForward::Run(const Batch& batch) {
   PlaceTokens(batch);
   residual_.Resize(static_cast<int64_t>(batch.tokens.size()), config.hidden_size);
   GatherRows(model_.weights().embedding, batch.tokens, residual_);
-  for (int64_t l = 0; l < config.num_layers; ++l) RunLayer(l);
+  for (int64_t l = 0; l < config.num_layers; ++l) RunLayer(batch, l);
   RmsNorm(exec_, residual_, model_.weights().final_norm, config.rms_norm_eps, normed_);
 }
 
@@ -187,10 +189,13 @@ void CpuForward::Sample(std::span<const int64_t> rows, std::span<const Draw> dra
 void CpuForward::PlaceTokens(const Batch& batch) {
   chunks_.clear();
   positions_.clear();
+  recent_rows_ = 0;
   for (const Batch::Chunk& chunk : batch.chunks) {
     const CachedSequence& sequence = *chunk.sequence;
     chunks_.push_back({sequence.table(), sequence.length(), chunk.count,
-                       static_cast<int64_t>(positions_.size()), sequence.first_position()});
+                       static_cast<int64_t>(positions_.size()), sequence.first_position(),
+                       sequence.recent_begin(), recent_rows_});
+    recent_rows_ += sequence.length() - sequence.recent_begin() + chunk.count;
     const int64_t end = sequence.first_position() + sequence.length() + chunk.count;
     table_.Cover(sequence.first_position(), end);
     for (int64_t p = end - chunk.count; p < end; ++p) positions_.push_back(p);
@@ -205,7 +210,7 @@ void CpuForward::PlaceTokens(const Batch& batch) {
   }
 }
 
-void CpuForward::RunLayer(int64_t layer) {
+void CpuForward::RunLayer(const Batch& batch, int64_t layer) {
   const LayerWeights& weights = model_.weights().layers[static_cast<size_t>(layer)];
   const Prepared& prepared = prepared_[static_cast<size_t>(layer)];
   normed_.Resize(residual_.rows(), residual_.cols());
@@ -214,7 +219,11 @@ void CpuForward::RunLayer(int64_t layer) {
   ProjectKeys(weights);
   ProjectValues(weights);
   Store(layer, prepared.attention.k.pages, keys_);
-  if (!SharesLatents(weights)) Store(layer, prepared.attention.v.pages, values_);
+  if (!prepared.shared) Store(layer, prepared.attention.v.pages, values_);
+  if (recent_ > 0) {
+    KeepRecent(batch, prepared.attention.k.pages, keys_, recent_keys_);
+    if (!prepared.shared) KeepRecent(batch, prepared.attention.v.pages, values_, recent_values_);
+  }
   Attend(prepared);
   FeedForward(weights);
 }
@@ -275,12 +284,50 @@ void CpuForward::Store(int64_t layer, const CachedPages& pages, MatrixView<const
   }
 }
 
+void CpuForward::KeepRecent(const Batch& batch, const CachedPages& pages,
+                            MatrixView<const float> rows, Matrix<float>& recent) {
+  recent.Resize(recent_rows_, rows.cols);
+  for (size_t c = 0; c < chunks_.size(); ++c) {
+    const QueryChunk& chunk = chunks_[c];
+    const CachedSequence& sequence = *batch.chunks[c].sequence;
+    const int64_t past = chunk.start - chunk.recent_begin;
+    ForRanges(exec_, past + chunk.count, rows.cols, [&](int64_t begin, int64_t end) {
+      std::vector<Half> rounded(static_cast<size_t>(rows.cols));
+      for (int64_t t = begin; t < end; ++t) {
+        float* row = recent.Row(chunk.recent_row + t);
+        if (t < past) {
+          for (const CachedPages::Page& page : pages.pages) {
+            ToFloat(sequence.RecentRow(page, chunk.recent_begin + t), DType::kF16, page.width, row);
+            row += page.width;
+          }
+        } else {  // rounded as a later step will see it
+          FromFloat(rows.Row(chunk.row + t - past), rows.cols, DType::kF16, rounded.data());
+          ToFloat(rounded.data(), DType::kF16, rows.cols, row);
+        }
+      }
+    });
+    const int64_t kept = std::min(chunk.count, recent_);
+    for (int64_t t = chunk.start + chunk.count - kept; t < chunk.start + chunk.count; ++t) {
+      const float* row = recent.Row(chunk.recent_row + t - chunk.recent_begin);
+      for (const CachedPages::Page& page : pages.pages) {
+        FromFloat(row, page.width, DType::kF16, sequence.RecentRow(page, t));
+        row += page.width;
+      }
+    }
+  }
+}
+
 void CpuForward::Attend(const Prepared& prepared) {
   const bool stored = attend_stored_ || prepared.attention.k.pages.quantized() ||
                       prepared.attention.v.pages.quantized();
   const FreshRows fresh = stored ? FreshRows{} : FreshRows{keys_, values_};
+  RecentRows recent;
+  if (recent_ > 0) {
+    recent = {recent_, recent_keys_, prepared.shared ? recent_keys_ : recent_values_};
+  }
   attended_.Resize(residual_.rows(), prepared.attention.output_width());
-  PagedAttention(exec_, prepared.attention, chunks_, queries_, fresh, workspace_, attended_);
+  PagedAttention(exec_, prepared.attention, chunks_, queries_, fresh, recent, workspace_,
+                 attended_);
   LinearOptions options = WithBias(prepared.output_bias);
   options.accumulate = true;
   Linear(exec_, attended_, prepared.output, residual_, options);

@@ -32,6 +32,7 @@ class CpuForward final : public ForwardPass {
   // What a layer needs besides its weights.
   struct Prepared {
     AttentionLayer attention;
+    bool shared = false;          // values from the keys' latents
     std::vector<Int8Up> int8_up;  // per KV head, when keys are rebuilt from codes
     std::vector<LaneKeys> lane_keys;
     FusedOutput fused;
@@ -40,11 +41,15 @@ class CpuForward final : public ForwardPass {
 
   void Prepare(const CacheLayout& layout, ValueFusion fusion);
   void PlaceTokens(const Batch& batch);
-  void RunLayer(int64_t layer);
+  void RunLayer(const Batch& batch, int64_t layer);
   void ProjectQueries(const LayerWeights& weights);
   void ProjectKeys(const LayerWeights& weights);
   void ProjectValues(const LayerWeights& weights);
   void Store(int64_t layer, const CachedPages& pages, MatrixView<const float> rows);
+  // `recent`: the latents of the chunks' recent tokens as the window keeps them, which gets the
+  // chunks' own last ones.
+  void KeepRecent(const Batch& batch, const CachedPages& pages, MatrixView<const float> rows,
+                  Matrix<float>& recent);
   void Attend(const Prepared& prepared);
   void FeedForward(const LayerWeights& weights);
   // Calls body(i, logits of rows[i]) from all threads, a slab of rows at a time.
@@ -55,6 +60,7 @@ class CpuForward final : public ForwardPass {
   Exec exec_;
   std::string kernel_;
   bool attend_stored_;
+  int64_t recent_;  // tokens of the window
   PositionTable table_;
   std::unique_ptr<LaneSplit> split_;
   std::vector<Prepared> prepared_;
@@ -63,8 +69,10 @@ class CpuForward final : public ForwardPass {
   std::vector<QueryChunk> chunks_;
   std::vector<int64_t> positions_;
   Matrix<float> cos_, sin_, residual_, normed_, queries_, keys_, values_, attended_, gate_, up_;
-  Matrix<float> selected_;  // hidden states whose logits are asked for
-  Matrix<float> logits_;    // that do not leave
+  Matrix<float> recent_keys_, recent_values_;
+  int64_t recent_rows_ = 0;  // of these
+  Matrix<float> selected_;   // hidden states whose logits are asked for
+  Matrix<float> logits_;     // that do not leave
   AttentionWorkspace workspace_;
 };
 

@@ -151,7 +151,7 @@ void Engine::Execute(const std::vector<PlannedChunk>& plan) {
   const auto tokens = static_cast<int64_t>(batch.tokens.size());
   (prefill ? stats_.prefill_tokens : stats_.decode_tokens) += tokens;
   (prefill ? stats_.prefill_seconds : stats_.decode_seconds) += Now() - start;
-  stats_.peak_cache_bytes = std::max(stats_.peak_cache_bytes, cache_.pool().bytes_in_use());
+  stats_.peak_cache_bytes = std::max(stats_.peak_cache_bytes, cache_.bytes_in_use());
 }
 
 bool Engine::Prefilling(const Running& r) {

@@ -29,6 +29,19 @@ void FillRows(const CachedPages& pages, const BlockTable& table, int64_t begin, 
   }
 }
 
+// The window's rows of the last tokens of [begin, end).
+void FillWindow(const CacheLayout& layout, const CachedPages& pages, CachedSequence& sequence,
+                int64_t begin, int64_t end, Rng& rng) {
+  std::vector<float> row;
+  for (int64_t t = std::max(begin, end - layout.recent()); t < end; ++t) {
+    for (const CachedPages::Page& page : pages.pages) {
+      row.resize(static_cast<size_t>(page.width));
+      rng.FillUniform(row, -0.5f, 0.5f);
+      FromFloat(row.data(), page.width, DType::kF16, sequence.RecentRow(page, t));
+    }
+  }
+}
+
 }  // namespace
 
 void FillRandom(const CacheLayout& layout, CachedSequence& sequence, int64_t tokens, uint64_t seed,
@@ -53,6 +66,11 @@ void FillRandom(const CacheLayout& layout, CachedSequence& sequence, int64_t tok
     FillRows(layout.layer(layer).k, sequence.table(), from, to, rng, rows);
     FillRows(layout.layer(layer).v, sequence.table(), from, to, rng, rows);
   });
+  Rng rng(seed, static_cast<uint64_t>(BlocksFor(end) * layers));
+  for (int64_t l = 0; l < layers; ++l) {
+    FillWindow(layout, layout.layer(l).k, sequence, begin, end, rng);
+    FillWindow(layout, layout.layer(l).v, sequence, begin, end, rng);
+  }
   sequence.Commit(tokens);
 }
 

@@ -356,6 +356,8 @@ const std::vector<BadCase>& Cases() {
          return {"compress",
                  stories,
                  dir / "OUT",
+                 "--search",
+                 "fisher-uniform",
                  "--fisher-windows",
                  "0",
                  "--calib-windows",

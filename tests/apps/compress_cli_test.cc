@@ -26,8 +26,9 @@ class CliCompress : public ::testing::Test {
   static void SetUpTestSuite() {
     dir_ = new TempDir;
     text_ = new std::string(testing::WriteText(*dir_ / "calib.txt", 6000));
-    Ok(Compress("model", {"--calib", *text_, "--calib-windows", "2", "--calib-seqlen", "256",
-                          "--fisher-windows", "1", "--stats", Path("stats")}));
+    Ok(Compress("model",
+                {"--ratio", "0.5", "--calib", *text_, "--calib-windows", "2", "--calib-seqlen",
+                 "256", "--fisher-windows", "1", "--stats", Path("stats")}));
   }
   static void TearDownTestSuite() {
     delete dir_;
@@ -118,7 +119,7 @@ TEST_F(CliCompress, ExportDenseScoresTheSame) {
 }
 
 TEST_F(CliCompress, StatsMakeTheSameModelWithoutTheText) {
-  Ok(Compress("again", {"--stats", Path("stats")}));
+  Ok(Compress("again", {"--ratio", "0.5", "--stats", Path("stats")}));
   EXPECT_TRUE(Contents(Path("again")) == Contents(Path("model")));
   const testing::RunResult other =
       Ok(Compress("other", {"--stats", Path("stats"), "--ratio", "0.3", "--group-size", "1",
@@ -176,6 +177,16 @@ TEST_F(CliCompress, BudgetIsOneKnob) {
       Ok(Compress("usual-price", {"--budget", "1.5", "--stats", Path("two-sided")}));
   EXPECT_NE(usual.err.find("price of truncation over noise: 1.5"), usual.err.npos) << usual.err;
 
+  const auto work = [](const std::string& log) {
+    const std::string label = "ns per cached token on one CPU core: ";
+    const size_t at = log.find(label);
+    EXPECT_NE(at, log.npos) << log;
+    return std::stod(log.substr(at + label.size()));
+  };
+  const testing::RunResult fast =
+      Ok(Compress("fast", {"--budget", "1.5", "--prefer", "speed", "--stats", Path("two-sided")}));
+  EXPECT_LT(work(fast.err), work(usual.err));
+
   const json inspected = OkJson({"inspect", Path("tiers")});
   EXPECT_EQ(inspected["budget"], 1.5);
   EXPECT_GT(inspected["predicted_loss"].get<double>(), 0);
@@ -184,13 +195,20 @@ TEST_F(CliCompress, BudgetIsOneKnob) {
   EXPECT_LE(bits, 1.5);
   // A multiplier reaches the convex hull only; between its corners lie a few blocks of 16 latents.
   EXPECT_GT(bits, 1.5 - 4.0 * 16 * 8 / (2 * 6 * 256));
+  const json& bytes = kv["layout"]["bytes"];
+  EXPECT_EQ(kv["window_tokens"], 16);
+  EXPECT_NE(Ok({"inspect", Path("tiers")}).out.find("a window of the last 16 tokens"),
+            std::string::npos);
+  EXPECT_EQ(kv["window_bytes"], 16 * 2 * kv["layout"]["latents_per_token"].get<int64_t>());
+  EXPECT_EQ(bytes["recent"].get<double>(), kv["window_bytes"].get<double>() / 2048);
   EXPECT_EQ(
-      kv["layout"]["bytes"]["codes"].get<double>() + kv["layout"]["bytes"]["scales"].get<double>(),
+      bytes["codes"].get<double>() + bytes["scales"].get<double>() + bytes["recent"].get<double>(),
       kv["bytes_per_token"].get<double>());
 
   const json run = OkJson({"generate", Path("tiers"), "--prompt", "The city", "--max-tokens", "70",
                            "--temperature", "0"});
-  EXPECT_EQ(run["kv_bytes"].get<int64_t>(), 2 * kv["block_bytes"].get<int64_t>());  // of 64 tokens
+  EXPECT_EQ(run["kv_bytes"].get<int64_t>(),  // two blocks of 64 tokens
+            2 * kv["block_bytes"].get<int64_t>() + kv["window_bytes"].get<int64_t>());
   EXPECT_EQ(run["cache"]["bits_per_element"], bits);
 
   const Args ppl{"ppl", "", "--text", *text_, "--seqlen", "256"};
@@ -202,14 +220,25 @@ TEST_F(CliCompress, BudgetIsOneKnob) {
   EXPECT_LT(perplexity(Path("tiers")), 1.5 * perplexity(Wiki()));
 }
 
+TEST_F(CliCompress, ABudgetIsTheDefault) {
+  Ok(Compress("default", {"--calib", *text_, "--calib-windows", "2", "--calib-seqlen", "256",
+                          "--fisher-windows", "2"}));
+  const json inspected = OkJson({"inspect", Path("default")});
+  EXPECT_EQ(inspected["budget"], 2.2);
+  EXPECT_LE(inspected["kv_cache"]["bits_per_element"].get<double>(), 2.2);
+}
+
 TEST_F(CliCompress, BudgetRefusesWhatItCannotDo) {
-  for (const auto& [more, message] :
-       {std::pair<Args, std::string>{{"--budget", "0"},
-                                     "budget: expected bits per element above 0"},
-        {{"--budget", "2", "--stats", Path("stats")}, "lack the outputs' gradients"},
-        {{"--budget", "2", "--tier-block", "24"}, "tier-block: expected a multiple of 16"},
-        {{"--budget", "2", "--ratio", "0.5"}, "--ratio"},
-        {{"--tier-block", "32"}, "--budget"}}) {
+  for (
+      const auto& [more, message] :
+      {std::pair<Args, std::string>{{"--budget", "0"}, "budget: expected bits per element above 0"},
+       {{"--budget", "2", "--stats", Path("stats")}, "lack the outputs' gradients"},
+       {{"--budget", "2", "--tier-block", "24"}, "tier-block: expected a multiple of 16"},
+       {{"--budget", "2", "--ratio", "0.5"},
+        "--budget compresses to a budget of bits and --ratio by the published method: give options "
+        "of one of the two"},
+       {{"--search", "fisher", "--tier-block", "32"}, "--tier-block compresses to a budget"},
+       {{"--stats", Path("stats")}, "lack the outputs' gradients"}}) {
     const testing::RunResult result = RunPalu(Compress("refused", more));
     EXPECT_NE(result.status, 0);
     EXPECT_NE(result.err.find(message), result.err.npos) << result.err;
@@ -229,9 +258,9 @@ TEST_F(CliCompress, QuantisationOptionsOutOfRange) {
 }
 
 TEST_F(CliCompress, StatsOfOtherTextAreRefused) {
-  const testing::RunResult result =
-      RunPalu(Compress("refused", {"--stats", Path("stats"), "--calib", *text_, "--calib-windows",
-                                   "3", "--calib-seqlen", "256", "--fisher-windows", "1"}));
+  const testing::RunResult result = RunPalu(Compress(
+      "refused", {"--ratio", "0.5", "--stats", Path("stats"), "--calib", *text_, "--calib-windows",
+                  "3", "--calib-seqlen", "256", "--fisher-windows", "1"}));
   EXPECT_EQ(result.status, 1);
   EXPECT_NE(result.err.find("statistics of another number of windows: expected 3, found 2"),
             result.err.npos)
@@ -239,7 +268,7 @@ TEST_F(CliCompress, StatsOfOtherTextAreRefused) {
 }
 
 TEST_F(CliCompress, ForceReplacesAndFailureKeeps) {
-  Ok(Compress("forced", {"--stats", Path("stats")}));
+  Ok(Compress("forced", {"--ratio", "0.5", "--stats", Path("stats")}));
   const auto before = Contents(Path("forced"));
   const auto names = Listing(dir_->path());
   const Args smaller = {"--stats", Path("stats"), "--ratio", "0.25"};
@@ -262,8 +291,8 @@ TEST_F(CliCompress, ForceReplacesAndFailureKeeps) {
 }
 
 TEST_F(CliCompress, MeasureWritesTheModelCard) {
-  Ok(Compress("measured", {"--stats", Path("stats"), "--measure", *text_, "--measure-seqlen", "256",
-                           "--quiet"}));
+  Ok(Compress("measured", {"--ratio", "0.5", "--stats", Path("stats"), "--measure", *text_,
+                           "--measure-seqlen", "256", "--quiet"}));
   const std::string card = testing::ReadAll(Path("measured/README.md"));
   EXPECT_NE(card.find("perplexity on calib.txt at 256, compressed"), card.npos) << card;
 }

@@ -116,6 +116,43 @@ TEST(SearchBudget, SharesWhereThatLosesLess) {
   EXPECT_LE(loss(true, true), std::min(loss(true, false), loss(false, true)));
 }
 
+// Two units whose work differs: keys cost four times as much per latent as values do.
+BudgetOptions WithWork(double budget, double weight) {
+  return {.bits_per_token = budget,
+          .keys = {.latent = 4, .tier = 10},
+          .values = {.latent = 1, .tier = 2},
+          .work_weight = weight};
+}
+
+TEST(SearchBudget, CountsTheWorkOfWhatIsStored) {
+  const BudgetPlan plan = SearchBudget(TwoLayers(), WithWork(700, 0));
+  double work = 0;
+  const auto add = [&](const std::vector<LatentTier>& tiers, DecodeCost cost) {
+    for (const LatentTier& tier : tiers) {
+      work += cost.tier + cost.latent * static_cast<double>(tier.width);
+    }
+  };
+  const BudgetOptions options = WithWork(700, 0);
+  for (const std::vector<GroupPlan>& groups : plan.layers) {
+    add(groups[0].k, groups[0].shared ? options.keys + options.values : options.keys);
+    add(groups[0].v, options.values);
+  }
+  EXPECT_NEAR(plan.work, work, 1e-12 * work);
+}
+
+TEST(SearchBudget, WeighingWorkSavesItAtTheCostOfLoss) {
+  BudgetPlan before = SearchBudget(TwoLayers(), WithWork(900, 0));
+  EXPECT_EQ(before.predicted_loss,
+            SearchBudget(TwoLayers(), {.bits_per_token = 900}).predicted_loss);
+  for (const double weight : {0.5, 2.0, 8.0}) {
+    const BudgetPlan plan = SearchBudget(TwoLayers(), WithWork(900, weight));
+    EXPECT_LE(plan.bits_per_token, 900);
+    EXPECT_LT(plan.work, before.work) << weight;
+    EXPECT_GT(plan.predicted_loss, before.predicted_loss) << weight;
+    before = plan;
+  }
+}
+
 TEST(SearchBudget, TiersAreMultiplesOfTheBlockAndBitsFall) {
   const BudgetPlan plan = SearchBudget(TwoLayers(), {.bits_per_token = 700, .block = 32});
   for (const auto& groups : plan.layers) {

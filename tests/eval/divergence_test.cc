@@ -147,5 +147,17 @@ TEST_F(DivergenceTest, Refusals) {
             "the text has 31 tokens, BOS included: expected at least one window of 32");
 }
 
+// Differences of mean 0.02: of standard deviation 0.01 over 4 windows twice the standard error is
+// 2 * 0.01 / sqrt(3) = 0.0115; of 0.03 it is 0.035.
+TEST(Divergence, SurelyLessWantsTwoStandardErrors) {
+  const std::vector<double> b{0.5, 0.6, 0.7, 0.8};
+  const std::vector<double> near{0.47, 0.59, 0.67, 0.79}, spread{0.45, 0.61, 0.65, 0.81};
+  EXPECT_TRUE(SurelyLess(near, b));
+  EXPECT_FALSE(SurelyLess(spread, b));
+  EXPECT_FALSE(SurelyLess(b, near));
+  EXPECT_FALSE(SurelyLess(b, b));
+  EXPECT_TRUE(SurelyLess(std::vector{0.5}, std::vector{0.6}));
+}
+
 }  // namespace
 }  // namespace palu

@@ -58,7 +58,7 @@ TEST(HfCompression, OwnSection) {
 json TieredSection() {
   constexpr const char* kV0 = "model.layers.0.self_attn.v_proj";
   json section = Section();
-  section["version"] = 3;
+  section["version"] = 4;
   section["budget"] = 1.5;
   section["centered"] = true;
   section["predicted_loss"] = 0.01;
@@ -132,8 +132,8 @@ TEST(HfCompression, SectionRefusals) {
     EXPECT_EQ(ErrorOf([&] { Parse(config); }), "config.json: field kv_compression." + message);
   };
   refused({{"method", "other"}}, "method: expected \"palu\", found \"other\"");
-  refused({{"version", 4}},
-          "version: expected a version this program knows (up to 3), found 4, "
+  refused({{"version", 5}},
+          "version: expected a version this program knows (up to 4), found 5, "
           "written by a newer program");
   refused({{"version", nullptr}},
           "version: expected an integer from 1 to 1073741824, found nothing");

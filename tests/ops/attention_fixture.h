@@ -24,6 +24,7 @@ struct AttentionShapes {
   // Of every page of latents, instead of `quantization`; a page has as many as its rank takes.
   std::vector<LatentTier> tiers = {};
   bool shared = false;  // values from the keys' latents
+  int64_t recent = 0;   // tokens that a query meets as they were
 };
 
 // Owns everything that an AttentionLayer and its chunks refer to.
@@ -52,6 +53,7 @@ class AttentionFixture {
       layer.k.norm_eps = 1e-6f;
     }
     MakeChunks(ranges, s.first_position);
+    if (s.recent > 0) MakeRecent(s);
     query_values_ = RandomFloats(tokens_ * s.heads * s.head_dim, 99);
     q = {query_values_.data(), tokens_, s.heads * s.head_dim};
   }
@@ -61,7 +63,7 @@ class AttentionFixture {
     ThreadPool pool(threads);
     AttentionWorkspace workspace;
     out.Resize(tokens_, layer.output_width());
-    PagedAttention({pool}, layer, chunks, q, {}, workspace, out);
+    PagedAttention({pool}, layer, chunks, q, {}, recent, workspace, out);
     std::vector<double> result;
     for (int64_t t = 0; t < tokens_; ++t) {
       const float* head_out = out.Row(t);
@@ -81,7 +83,7 @@ class AttentionFixture {
           const std::span<const float> query(q.Row(chunk.row + t) + h * layer.head_dim,
                                              static_cast<size_t>(layer.head_dim));
           const std::vector<double> expected =
-              reference::AttendOne(layer, chunk, query, h, t, frequencies_);
+              reference::AttendOne(layer, chunk, query, h, t, frequencies_, recent);
           for (const double x : expected) {
             ASSERT_NEAR(actual[at++], x, Tolerance()) << "token " << t << " head " << h;
           }
@@ -119,6 +121,7 @@ class AttentionFixture {
 
   AttentionLayer layer;
   std::vector<QueryChunk> chunks;
+  RecentRows recent;
   MatrixView<const float> q;
   Matrix<float> out;
 
@@ -175,6 +178,22 @@ class AttentionFixture {
       positions_.Cover(first_position, first_position + start + count);
       tokens_ += count;
     }
+  }
+
+  // The second chunk's window lacks a few tokens, as after a truncation.
+  void MakeRecent(const AttentionShapes& s) {
+    int64_t rows = 0;
+    for (QueryChunk& chunk : chunks) {
+      const int64_t lost = &chunk == &chunks[1] ? 3 : 0;
+      chunk.recent_begin = std::clamp<int64_t>(chunk.start + lost - s.recent, 0, chunk.start);
+      chunk.recent_row = rows;
+      rows += chunk.start + chunk.count - chunk.recent_begin;
+    }
+    recent_keys_ = RandomFloats(rows * layer.k.pages.width(), 98, 0.3f);
+    recent_values_ = RandomFloats(rows * layer.v.pages.width(), 97, 0.3f);
+    recent = {s.recent,
+              {recent_keys_.data(), rows, layer.k.pages.width()},
+              {(s.shared ? recent_keys_ : recent_values_).data(), rows, layer.v.pages.width()}};
   }
 
   std::byte* RandomBlock() {
@@ -247,7 +266,7 @@ class AttentionFixture {
   std::vector<std::unique_ptr<RandomTensor>> tensors_;
   std::vector<std::vector<std::byte*>> tables_;
   std::vector<std::vector<std::byte>> blocks_;
-  std::vector<float> query_values_;
+  std::vector<float> query_values_, recent_keys_, recent_values_;
 };
 
 }  // namespace palu::testing

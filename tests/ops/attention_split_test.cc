@@ -19,6 +19,9 @@ Bound BoundOf(const AttentionFixture& fixture, const QueryChunk& chunk, int64_t 
   const int64_t kv_head = head / layer.heads_per_kv(), half = layer.head_dim / 2;
   const auto up_k = reference::UpRows(layer, layer.k, kv_head);
   const auto up_v = reference::UpRows(layer, layer.v, kv_head);
+  const auto stored = [&](const AttentionProjection& p, int64_t token) {
+    return reference::StoredRow(p, chunk, p.pages.OfHead(kv_head), token);
+  };
   const float* q = fixture.q.Row(chunk.row) + head * layer.head_dim;
   Bound bound;
   for (int64_t begin = 0; begin <= chunk.start; begin += split.block_tokens) {
@@ -29,19 +32,18 @@ Bound BoundOf(const AttentionFixture& fixture, const QueryChunk& chunk, int64_t 
                        q, chunk.first_position + begin + split.block_tokens / 2);
     }
     for (int64_t t = begin; t < end; ++t) {
-      for (const double x : reference::Rebuild(layer, layer.v, up_v, chunk, kv_head, t)) {
+      for (const double x : reference::Rebuild(layer, layer.v, up_v, kv_head, stored(layer.v, t))) {
         bound.value = std::max(bound.value, std::abs(x));
       }
       if (!cost.Pays(split, end - begin)) continue;
-      const auto key = reference::Rebuild(layer, layer.k, up_k, chunk, kv_head, t);
+      const auto key = reference::Rebuild(layer, layer.k, up_k, kv_head, stored(layer.k, t));
       double moved = 0;
       for (int64_t f = split.exact_pairs; f < half; ++f) {
         const auto i = static_cast<size_t>(f), j = static_cast<size_t>(f + half);
         moved += split.max_error * std::hypot(q[f], q[f + half]) * std::hypot(key[i], key[j]);
       }
       if (rounding) {
-        const auto latents = reference::StoredRow(layer.k, chunk, layer.k.pages.OfHead(kv_head), t);
-        moved += rounding->Rounding(latents, t - begin);
+        moved += rounding->Rounding(stored(layer.k, t), t - begin);
       }
       bound.score = std::max(bound.score, double{layer.scale} * moved);
     }

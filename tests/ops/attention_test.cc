@@ -81,6 +81,27 @@ const AttentionShapes kShapes[] = {
      .fused = true,
      .tiers = {{16, 4}, {32, 2}},
      .shared = true},
+    {.name = "tiers, recent tokens as they were",
+     .heads = 8,
+     .kv_heads = 4,
+     .head_dim = 32,
+     .group = 2,
+     .k_ranks = {48, 48},
+     .v_ranks = {48, 48},
+     .bias = true,
+     .tiers = {{16, 4}, {32, 2}},
+     .recent = 16},
+    {.name = "one latent for keys and values, recent tokens as they were",
+     .heads = 4,
+     .kv_heads = 2,
+     .head_dim = 16,
+     .group = 2,
+     .k_ranks = {48},
+     .v_ranks = {48},
+     .fused = true,
+     .tiers = {{16, 4}, {32, 2}},
+     .shared = true,
+     .recent = 70},
     {"keys plain, values at 4 bits", 4, 2, 32, 2, {}, {40}, true, false, false, 0, {.bits = 4}},
 };
 
@@ -101,6 +122,17 @@ TEST(Attention, DecodeAndPrefillMatchTheReference) {
 TEST(Attention, LongContextsAreSplitAndTiled) {
   for (const AttentionShapes* shapes : {&kShapes[2], &kShapes[9]}) {
     AttentionFixture fixture(*shapes, DType::kF16, {{2100, 1}, {1023, 1}, {1024, 1}, {500, 40}});
+    fixture.ExpectReference(fixture.Run(2));
+  }
+}
+
+// The window ends inside a tile of keys, at its end and in the tile before.
+TEST(Attention, RecentTokensLieInAnyTile) {
+  for (const AttentionShapes& shapes : kShapes) {
+    if (shapes.recent == 0) continue;
+    SCOPED_TRACE(shapes.name);
+    AttentionFixture fixture(shapes, DType::kF16,
+                             {{255, 1}, {256, 1}, {270, 1}, {256, 40}, {250, 300}});
     fixture.ExpectReference(fixture.Run(2));
   }
 }
@@ -142,7 +174,7 @@ TEST(Attention, FreshRowsReplaceTheChunksStoredOnes) {
   ThreadPool pool(1);
   AttentionWorkspace workspace;
   Matrix<float> out(60, fixture.layer.output_width());
-  PagedAttention({pool}, fixture.layer, fixture.chunks, fixture.q, {k, v}, workspace, out);
+  PagedAttention({pool}, fixture.layer, fixture.chunks, fixture.q, {k, v}, {}, workspace, out);
   for (int64_t i = 0; i < out.size(); ++i) {
     ASSERT_EQ(out.data()[i], static_cast<float>(stored[static_cast<size_t>(i)]));
   }

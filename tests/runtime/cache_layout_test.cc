@@ -92,6 +92,19 @@ TEST(CacheLayout, TiersAreCountedWithTheirScales) {
             std::string::npos);
 }
 
+TEST(CacheLayout, TheWindowIsCountedAtTheStatedContext) {
+  ModelConfig config = WikiInTiers();
+  config.compression->recent = 16;
+  const CacheLayout layout(config, DType::kF16);
+  EXPECT_EQ(layout.window_bytes(), 16 * (96 + 16 + 32) * 2);
+  EXPECT_EQ(layout.bytes().recent, 16.0 * (96 + 16 + 32) * 2 / 2048);
+  EXPECT_EQ(layout.bytes_per_token(), 61 + layout.bytes().recent);
+  EXPECT_EQ(layout.BytesFor(65), 2 * 64 * 61 + layout.window_bytes());
+  EXPECT_EQ(layout.layer(0).v.pages[0].window_offset, 0);  // that of the keys
+  EXPECT_EQ(layout.layer(1).k.pages[0].window_offset, 16 * 96 * 2);
+  EXPECT_EQ(layout.layer(1).v.pages[0].window_offset, 16 * (96 + 16) * 2);
+}
+
 TEST(CacheLayout, TiersLieOneAfterTheOtherAndSharedLatentsOnce) {
   const CacheLayout layout(WikiInTiers(), DType::kF16);
   const CachedPages &k = layout.layer(0).k, &v = layout.layer(0).v;

@@ -188,6 +188,59 @@ TEST(KvCacheFork, TruncatingIntoSharedBlocksIsSafe) {
   ExpectFilled(cache, fork, 2, 3);
 }
 
+// One layer whose keys and values share 16 latents; the last 4 tokens' are kept as they were.
+ModelConfig WithWindow() {
+  ModelConfig config = Wiki();
+  config.num_layers = 1;
+  KvCompression& kv = config.compression.emplace();
+  kv.tiered = true;
+  kv.recent = 4;
+  kv.layers.resize(1);
+  kv.layers[0].k = {{16}, {{{16, 4}}}};
+  kv.layers[0].v = kv.layers[0].k;
+  kv.layers[0].shared = true;
+  return config;
+}
+
+TEST(KvCacheWindow, IsARingOfItsOwnForEverySequence) {
+  KvCache cache(WithWindow(), DType::kF16);
+  const CachedPages::Page& page = cache.layout().layer(0).k.pages[0];
+  CachedSequence parent = cache.NewSequence();
+  EXPECT_EQ(parent.RecentRow(page, 0), nullptr);
+  parent.Reserve(10);
+  EXPECT_EQ(cache.bytes_in_use(), cache.layout().block_bytes() + 4 * 16 * 2);
+  EXPECT_EQ(parent.bytes(), cache.bytes_in_use());
+  parent.Commit(10);
+  EXPECT_EQ(parent.recent_begin(), 6);
+  EXPECT_EQ(parent.RecentRow(page, 6), parent.RecentRow(page, 10));
+  EXPECT_EQ(parent.RecentRow(page, 7), parent.RecentRow(page, 6) + 16 * (7 % 4 - 6 % 4));
+  *parent.RecentRow(page, 9) = ToHalf(3);
+  CachedSequence fork = parent.Fork();
+  EXPECT_EQ(cache.bytes_in_use(), cache.layout().block_bytes() + 2 * 4 * 16 * 2);
+  *parent.RecentRow(page, 9) = ToHalf(5);
+  EXPECT_EQ(ToFloat(*fork.RecentRow(page, 9)), 3);
+  EXPECT_EQ(fork.recent_begin(), 6);
+  parent.Release();
+  fork.Release();
+  EXPECT_EQ(cache.bytes_in_use(), 0);
+}
+
+TEST(KvCacheWindow, TruncationDoesNotBringBackWhatItLost) {
+  KvCache cache(WithWindow(), DType::kF16);
+  CachedSequence sequence = cache.NewSequence();
+  sequence.Reserve(20);
+  sequence.Commit(10);
+  sequence.Truncate(8);
+  EXPECT_EQ(sequence.recent_begin(), 6);  // tokens 4 and 5 were overwritten
+  sequence.Truncate(3);
+  EXPECT_EQ(sequence.recent_begin(), 3);
+  sequence.Reserve(10);
+  sequence.Commit(2);
+  EXPECT_EQ(sequence.recent_begin(), 3);
+  sequence.Commit(8);
+  EXPECT_EQ(sequence.recent_begin(), 9);
+}
+
 TEST(KvCacheFork, AFailedReservationChangesNothing) {
   KvCache cache(Wiki(), DType::kF16, 2 * int64_t{64} * 6144);
   CachedSequence parent = Filled(cache, 10);

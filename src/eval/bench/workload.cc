@@ -31,11 +31,11 @@ BenchModel::BenchModel(std::string name, const Model& model, Exec exec, const Ca
                        TransformerOptions options)
     : name_(std::move(name)),
       exec_(exec),
-      layout_(model.config(), format),
+      layout_(model.config(), FormatOn(exec.device, model.config(), format)),
       transformer_(model, layout_, exec, options) {}
 
 int64_t BenchModel::CacheBytes(const Workload& workload) const {
-  return workload.batch * BlocksFor(workload.depth + workload.tokens) * layout_.block_bytes();
+  return workload.batch * layout_.BytesFor(workload.depth + workload.tokens);
 }
 
 Cost BenchModel::TotalCost(const Workload& workload) const {
@@ -67,7 +67,7 @@ double BenchModel::Time(const Workload& workload) {
     Step(std::min(workload.chunk, workload.tokens - done));
   }
   const double seconds = Now() - start;
-  used_bytes_ = cache_->pool().bytes_in_use();
+  used_bytes_ = cache_->bytes_in_use();
   Rewind(workload.depth);
   return seconds;
 }

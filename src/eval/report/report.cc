@@ -128,9 +128,7 @@ std::string Models(const Report& report) {
 
 }  // namespace
 
-int64_t CacheBytes(const CacheLayout& layout, int64_t tokens) {
-  return BlocksFor(tokens) * layout.block_bytes();
-}
+int64_t CacheBytes(const CacheLayout& layout, int64_t tokens) { return layout.BytesFor(tokens); }
 
 std::string DenseTitle(const Report& report) {
   return fmt::format("{} (dense {})", report.dense_name, Name(report.dense_layout.dtype()));

@@ -13,8 +13,10 @@ constexpr int64_t kMaxDecodeRows = 16;
 // Query tokens of a prefill task: large enough to share rebuilt keys, small enough to balance.
 constexpr int64_t kPrefillTokens = 512;
 
-bool IsDecode(const AttentionLayer& layer, const QueryChunk& chunk) {
-  return chunk.count * layer.heads_per_kv() <= kMaxDecodeRows;
+// Decoding has one window of recent tokens for all rows.
+bool IsDecode(const AttentionLayer& layer, const QueryChunk& chunk, const RecentRows& recent) {
+  return chunk.count * layer.heads_per_kv() <= kMaxDecodeRows &&
+         (recent.tokens == 0 || chunk.count == 1);
 }
 
 struct PrefillTask {
@@ -23,11 +25,11 @@ struct PrefillTask {
 };
 
 void RunPrefill(const Exec& exec, const AttentionLayer& layer, std::span<const QueryChunk> chunks,
-                MatrixView<const float> q, FreshRows fresh, AttentionWorkspace& workspace,
-                MatrixView<float> out) {
+                MatrixView<const float> q, FreshRows fresh, const RecentRows& recent,
+                AttentionWorkspace& workspace, MatrixView<float> out) {
   std::vector<PrefillTask> tasks;
   for (const QueryChunk& chunk : chunks) {
-    if (IsDecode(layer, chunk)) continue;
+    if (IsDecode(layer, chunk, recent)) continue;
     for (int64_t head = 0; head < layer.kv_heads; ++head) {
       for (int64_t begin = 0; begin < chunk.count; begin += kPrefillTokens) {
         tasks.push_back({&chunk, head, begin, std::min(kPrefillTokens, chunk.count - begin)});
@@ -40,7 +42,7 @@ void RunPrefill(const Exec& exec, const AttentionLayer& layer, std::span<const Q
   });
   exec.pool.ParallelFor(static_cast<int64_t>(tasks.size()), [&](int64_t t, int worker) {
     const PrefillTask& task = tasks[static_cast<size_t>(t)];
-    cpu::PrefillHead(layer, *task.chunk, task.kv_head, task.begin, task.count, q, fresh,
+    cpu::PrefillHead(layer, *task.chunk, task.kv_head, task.begin, task.count, q, fresh, recent,
                      workspace.workers[static_cast<size_t>(worker)], out);
   });
 }
@@ -53,17 +55,18 @@ struct DecodeTask {
 };
 
 void RunDecode(const Exec& exec, const AttentionLayer& layer, std::span<const QueryChunk> chunks,
-               MatrixView<const float> q, AttentionWorkspace& workspace, MatrixView<float> out) {
+               MatrixView<const float> q, const RecentRows& recent, AttentionWorkspace& workspace,
+               MatrixView<float> out) {
   std::vector<DecodeTask> tasks;
   std::vector<std::pair<size_t, int64_t>> parts;  // task, split
   int64_t rows = 0, elements = 0;
   for (const QueryChunk& chunk : chunks) {
-    if (!IsDecode(layer, chunk)) continue;
+    if (!IsDecode(layer, chunk, recent)) continue;
     const int64_t keys = chunk.start + chunk.count;
     const int64_t splits = (keys + cpu::kDecodeSplit - 1) / cpu::kDecodeSplit;
     const int64_t heads = cpu::DecodeUnit::HeadsPerUnit(layer);
     for (int64_t head = 0; head < layer.kv_heads; head += heads) {
-      const cpu::DecodeUnit unit{layer, chunk, head};
+      const cpu::DecodeUnit unit{layer, chunk, recent, head};
       for (int64_t s = 0; s < splits; ++s) parts.emplace_back(tasks.size(), s);
       tasks.push_back({unit, splits, unit.width(), rows, elements});
       rows += splits * unit.rows();
@@ -106,10 +109,11 @@ int64_t AttentionLayer::output_width() const {
 
 void PagedAttention(const Exec& exec, const AttentionLayer& layer,
                     std::span<const QueryChunk> chunks, MatrixView<const float> q, FreshRows fresh,
-                    AttentionWorkspace& workspace, MatrixView<float> out) {
+                    const RecentRows& recent, AttentionWorkspace& workspace,
+                    MatrixView<float> out) {
   workspace.workers.resize(static_cast<size_t>(exec.pool.size()));
-  RunPrefill(exec, layer, chunks, q, fresh, workspace, out);
-  RunDecode(exec, layer, chunks, q, workspace, out);
+  RunPrefill(exec, layer, chunks, q, fresh, recent, workspace, out);
+  RunDecode(exec, layer, chunks, q, recent, workspace, out);
 }
 
 }  // namespace palu

@@ -80,6 +80,11 @@ void ScoreTile(const DecodeUnit& unit, std::span<const TileReader> keys, int64_t
     const TileReader& reader = keys[static_cast<size_t>(h)];
     if (h % pages.heads_per_page == 0) {
       reader.LoadLatents(unit.chunk, {}, first, scores.cols, scratch);
+      const int64_t stored = unit.RecentBegin(first, scores.cols) - first;
+      if (stored < scores.cols) {
+        reader.RecentLatents(unit.chunk, unit.recent.k, first + stored,
+                             scratch.latents.View().RowRange(stored, scores.cols - stored));
+      }
     }
     scratch.keys.Resize(scores.cols, d);
     if (!reader.RebuildRotated(scratch, scratch.keys)) {
@@ -88,6 +93,18 @@ void ScoreTile(const DecodeUnit& unit, std::span<const TileReader> keys, int64_t
     }
     DotRows(queries, {scratch.keys.data(), DType::kF32, d}, head_scores);
   }
+}
+
+// sums += p times the stored values of one page from token `first` on.
+void AddCodes(const DecodeUnit& unit, const CachedPages::Page& page, int64_t first,
+              MatrixView<const float> p, Scratch& scratch, MatrixView<float> sums) {
+  unit.layer.v.pages.ForTiers(page, [&](const PageTier& tier) {
+    LoadCodes(unit.chunk, tier, first, p.cols, scratch.codes);
+    const auto columns = sums.ColRange(tier.column, tier.width);
+    if (!ByWaves(unit) || !AccumulateCodesInLanes(p, scratch.codes, scratch.lanes, columns)) {
+      AccumulateCodes(p, scratch.codes, scratch.weighted, columns);
+    }
+  });
 }
 
 // acc += probabilities times values from token `first` on.
@@ -102,13 +119,16 @@ void AddValues(const DecodeUnit& unit, int64_t first, MatrixView<const float> pr
     const auto p = probabilities.RowRange(row, rows);
     const auto sums = acc.RowRange(row, rows).ColRange(0, page.width);
     if (pages.quantized()) {
-      pages.ForTiers(page, [&](const PageTier& tier) {
-        LoadCodes(unit.chunk, tier, first, p.cols, scratch.codes);
-        const auto columns = sums.ColRange(tier.column, tier.width);
-        if (!ByWaves(unit) || !AccumulateCodesInLanes(p, scratch.codes, scratch.lanes, columns)) {
-          AccumulateCodes(p, scratch.codes, scratch.weighted, columns);
-        }
-      });
+      const int64_t stored = unit.RecentBegin(first, p.cols) - first;
+      if (stored > 0) AddCodes(unit, page, first, p.ColRange(0, stored), scratch, sums);
+      if (stored < p.cols) {
+        const TileReader reader(unit.layer, unit.layer.v, unit.first_head + h, false,
+                                scratch.up_values);
+        reader.ReadRecent(unit.chunk, unit.recent.v, first + stored, p.cols - stored, scratch,
+                          scratch.recent_values);
+        AccumulateRows(p.ColRange(stored, p.cols - stored),
+                       {scratch.recent_values.data(), DType::kF32, page.width}, sums);
+      }
     } else {
       AccumulateRows(p, PageRows(unit.chunk, pages, unit.first_head + h, first), sums);
     }

@@ -8,6 +8,7 @@ namespace palu::cpu {
 // tile by key tile with an online softmax, products by GEMM. Runs on the calling thread.
 void PrefillHead(const AttentionLayer& layer, const QueryChunk& chunk, int64_t kv_head,
                  int64_t begin, int64_t count, MatrixView<const float> q, FreshRows fresh,
-                 AttentionWorkspace::PerWorker& scratch, MatrixView<float> out);
+                 const RecentRows& recent, AttentionWorkspace::PerWorker& scratch,
+                 MatrixView<float> out);
 
 }  // namespace palu::cpu

@@ -100,6 +100,23 @@ void TileReader::Rebuild(const Scratch& scratch, MatrixView<float> out) const {
   }
 }
 
+void TileReader::ReadRecent(const QueryChunk& chunk, MatrixView<const float> recent, int64_t begin,
+                            int64_t count, Scratch& scratch, Matrix<float>& out) const {
+  out.Resize(count, width());
+  if (!rebuild_) return RecentLatents(chunk, recent, begin, out);
+  scratch.latents.Resize(count, page_.width);
+  RecentLatents(chunk, recent, begin, scratch.latents);
+  Rebuild(scratch, out);
+}
+
+void TileReader::RecentLatents(const QueryChunk& chunk, MatrixView<const float> recent,
+                               int64_t begin, MatrixView<float> latents) const {
+  for (int64_t t = 0; t < latents.rows; ++t) {
+    std::copy_n(recent.Row(chunk.recent_row + begin + t - chunk.recent_begin) + fresh_column_,
+                page_.width, latents.Row(t));
+  }
+}
+
 bool TileReader::RebuildRotated(const Scratch& scratch, MatrixView<float> out) const {
   return int8_up_ != nullptr && bias_.empty() && !projection_.norm &&
          int8_up_->RebuildRotated(scratch.codes, out.rows, scratch.rotations.data(), out);

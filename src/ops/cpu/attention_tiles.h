@@ -28,6 +28,12 @@ class TileReader {
   void LoadLatents(const QueryChunk& chunk, MatrixView<const float> fresh, int64_t begin,
                    int64_t count, Scratch& scratch) const;
   void Rebuild(const Scratch& scratch, MatrixView<float> out) const;
+  // As Read, of recent tokens (`recent` of RecentRows), into a matrix that it sizes.
+  void ReadRecent(const QueryChunk& chunk, MatrixView<const float> recent, int64_t begin,
+                  int64_t count, Scratch& scratch, Matrix<float>& out) const;
+  // Their latents alone: [tokens from `begin` on, rank].
+  void RecentLatents(const QueryChunk& chunk, MatrixView<const float> recent, int64_t begin,
+                     MatrixView<float> latents) const;
   // This head's rows of U in float32 [d, rank]; of a reader that rebuilds by them.
   MatrixView<const float> up() const { return up_; }
   // Rebuild and RoPE in one pass, by Scratch::rotations; false where there is no such kernel.

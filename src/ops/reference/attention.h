@@ -58,10 +58,8 @@ inline std::vector<std::vector<double>> UpRows(const AttentionLayer& layer,
 
 // Row of one KV head at one token: k or v of width head_dim, as method.md section 2 rebuilds it.
 inline std::vector<double> Rebuild(const AttentionLayer& layer, const AttentionProjection& p,
-                                   const std::vector<std::vector<double>>& up,
-                                   const QueryChunk& chunk, int64_t kv_head, int64_t token) {
-  const CachedPages::Page& page = p.pages.OfHead(kv_head);
-  const std::vector<double> row = StoredRow(p, chunk, page, token);
+                                   const std::vector<std::vector<double>>& up, int64_t kv_head,
+                                   const std::vector<double>& row) {
   if (!p.pages.latent) return row;
   std::vector<double> out(static_cast<size_t>(layer.head_dim));
   for (int64_t i = 0; i < layer.head_dim; ++i) {
@@ -94,16 +92,33 @@ inline void NormAndRotate(const AttentionLayer& layer, int64_t position,
   }
 }
 
+// A page's row of RecentRows::k or v.
+inline std::vector<double> RecentRow(const AttentionProjection& p, const QueryChunk& chunk,
+                                     MatrixView<const float> recent, int64_t kv_head,
+                                     int64_t token) {
+  const float* row = recent.Row(chunk.recent_row + token - chunk.recent_begin);
+  for (int64_t i = 0; i < kv_head / p.pages.heads_per_page; ++i) {
+    row += p.pages.pages[static_cast<size_t>(i)].width;
+  }
+  return {row, row + p.pages.OfHead(kv_head).width};
+}
+
 // Output [head_dim] of one query head of the chunk's token `t`; values rebuilt, never fused.
 inline std::vector<double> AttendOne(const AttentionLayer& layer, const QueryChunk& chunk,
                                      std::span<const float> q, int64_t head, int64_t t,
-                                     std::span<const double> frequencies) {
+                                     std::span<const double> frequencies,
+                                     const RecentRows& recent = {}) {
   const int64_t kv_head = head / layer.heads_per_kv();
+  const auto row = [&](const AttentionProjection& p, MatrixView<const float> exact, int64_t s) {
+    return s >= recent.Begin(chunk, chunk.start + t)
+               ? RecentRow(p, chunk, exact, kv_head, s)
+               : StoredRow(p, chunk, p.pages.OfHead(kv_head), s);
+  };
   const auto up_k = UpRows(layer, layer.k, kv_head), up_v = UpRows(layer, layer.v, kv_head);
   std::vector<double> scores;
   double max = -INFINITY;
   for (int64_t s = 0; s <= chunk.start + t; ++s) {
-    std::vector<double> key = Rebuild(layer, layer.k, up_k, chunk, kv_head, s);
+    std::vector<double> key = Rebuild(layer, layer.k, up_k, kv_head, row(layer.k, recent.k, s));
     if (layer.k.pages.latent) NormAndRotate(layer, chunk.first_position + s, frequencies, key);
     double score = 0;
     for (size_t i = 0; i < key.size(); ++i) score += key[i] * q[i];
@@ -114,7 +129,8 @@ inline std::vector<double> AttendOne(const AttentionLayer& layer, const QueryChu
   std::vector<double> out(static_cast<size_t>(layer.head_dim));
   for (int64_t s = 0; s <= chunk.start + t; ++s) {
     const double p = std::exp(scores[static_cast<size_t>(s)] - max);
-    const std::vector<double> value = Rebuild(layer, layer.v, up_v, chunk, kv_head, s);
+    const std::vector<double> value =
+        Rebuild(layer, layer.v, up_v, kv_head, row(layer.v, recent.v, s));
     for (size_t i = 0; i < value.size(); ++i) out[i] += p * value[i];
     sum += p;
   }

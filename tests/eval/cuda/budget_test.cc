@@ -69,9 +69,12 @@ TEST(CudaBudget, LogProbabilitiesAreTheCpus) {
   const TensorStore store = TensorStore::OpenDirectory(dense.path());
   for (const bool shared : {false, true}) {
     for (const double bits : {1.5, 4.0}) {
-      const CompressionResult made = CompressToBudget(
-          dense, stats,
-          {.bits_per_element = bits, .allow_shared = shared, .allow_separate = !shared}, cpu);
+      const CompressionResult made = CompressToBudget(dense, stats,
+                                                      {.bits_per_element = bits,
+                                                       .allow_shared = shared,
+                                                       .allow_separate = !shared,
+                                                       .recent = 0},
+                                                      cpu);
       testing::TempDir dir;
       WriteCompressedModel(
           {dense.path(), store, dense.config(), made.compression, made.factors, "card"},

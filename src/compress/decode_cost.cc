@@ -1,0 +1,20 @@
+#include "compress/decode_cost.h"
+
+namespace palu {
+namespace {
+
+// scripts/decode_costs.py, one thread of an Intel Xeon with AVX-512.
+constexpr double kUpEntry = 0.0167;
+constexpr double kKeyTier = 25;
+constexpr double kValueLatent = 0.02;
+constexpr double kValueTier = 18;
+
+}  // namespace
+
+DecodeCost KeyCost(int64_t rows) { return {kUpEntry * static_cast<double>(rows), kKeyTier}; }
+
+DecodeCost ValueCost(int64_t query_heads) {
+  return {kValueLatent * static_cast<double>(query_heads), kValueTier};
+}
+
+}  // namespace palu
