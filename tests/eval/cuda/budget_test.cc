@@ -71,9 +71,9 @@ TEST(CudaBudget, LogProbabilitiesAreTheCpus) {
     for (const double bits : {1.5, 4.0}) {
       const CompressionResult made = CompressToBudget(dense, stats,
                                                       {.bits_per_element = bits,
+                                                       .recent = 0,
                                                        .allow_shared = shared,
-                                                       .allow_separate = !shared,
-                                                       .recent = 0},
+                                                       .allow_separate = !shared},
                                                       cpu);
       testing::TempDir dir;
       WriteCompressedModel(
