@@ -19,10 +19,7 @@ struct ScoresOfForm<Absorbed, kBits, kChunks> {
   using Type = AbsorbedScores<kBits, kChunks>;
 };
 
-template <class Form>
-__device__ inline void SyncConsumers() {
-  SyncNamed<ConsumerThreads(Form::kForm)>(Form::kForm.key_groups + 2);
-}
+__device__ inline void SyncConsumers() { SyncNamed<kConsumerThreads>(kKeyGroups + 2); }
 
 // Shared memory of a group's weights of every second of its tiles.
 template <class Form>
@@ -41,7 +38,6 @@ __device__ void ConsumeKeys(const SplitArguments& args, const SplitShare& share,
   const AttentionView& layer = args.decode.layer;
   const SplitShared& at = args.plan.shared;
   SplitBarriers& bars = scratch.barriers;
-  constexpr int kGroups = Form::kForm.key_groups;
   const int group = Uniform(static_cast<int>(threadIdx.x) / kGroupThreads);
   const int warp = Uniform(static_cast<int>(threadIdx.x) / 32 % 4),
             lane = static_cast<int>(threadIdx.x) % 32;
@@ -66,7 +62,7 @@ __device__ void ConsumeKeys(const SplitArguments& args, const SplitShare& share,
   const int per_block = layer.split.block_tokens / kTileTokens;
   int next_block = (share.begin / per_block + 1) * per_block;  // its first tile
   bars.slow_full[0].Wait(0);
-  for (int tile = share.begin + group; tile < share.end; tile += kGroups) {
+  for (int tile = share.begin + group; tile < share.end; tile += kKeyGroups) {
     for (; next_block <= tile; next_block += per_block) {
       if (lane == 0) bars.slow_empty[slow.stage].Arrive();
       slow.Advance(1, 2);
@@ -122,7 +118,7 @@ __device__ void ConsumeKeys(const SplitArguments& args, const SplitShare& share,
     __syncwarp();
     if (lane == 0) bars.weights_full[group][buffer.stage].Arrive();
     buffer.Advance(1, 2);
-    place.Advance(kGroups, args.plan.stages);
+    place.Advance(kKeyGroups, args.plan.stages);
   }
   StoreSoftmax<Form>(softmax, group, warp, lane, scratch);
 }
@@ -143,7 +139,7 @@ __device__ inline void ClearRows(std::byte* page, int row_bytes, int valid, int 
 template <class Form, int kBits, int kWidth>
 struct ValueSums {
   static constexpr int kColumns = WeightColumns(Form::kForm);
-  float of[Form::kForm.key_groups][ValueShare<kBits, kWidth>::kTiles][kColumns / 2];
+  float of[kKeyGroups][ValueShare<kBits, kWidth>::kTiles][kColumns / 2];
 };
 
 template <class Form, int kBits, int kWidth>
@@ -152,7 +148,7 @@ __device__ inline void SumValues(const SplitArguments& args, const SplitShare& s
                                  SplitScratch<Form::kForm.slots()>& scratch,
                                  ValueSums<Form, kBits, kWidth>& sums) {
   using Share = ValueShare<kBits, kWidth>;
-  constexpr int kGroups = Form::kForm.key_groups, kColumns = WeightColumns(Form::kForm);
+  constexpr int kColumns = WeightColumns(Form::kForm);
   const SplitShared& at = args.plan.shared;
   SplitBarriers& bars = scratch.barriers;
   const int thread = static_cast<int>(threadIdx.x) % kGroupThreads, lane = thread % 32;
@@ -163,9 +159,9 @@ __device__ inline void SumValues(const SplitArguments& args, const SplitShare& s
 #pragma unroll
   for (int i = 0; i < static_cast<int>(sizeof(sums) / 4); ++i) (&sums.of[0][0][0])[i] = 0;
   RingPlace place, buffer;
-  for (int first = share.begin; first < share.end; first += kGroups) {
+  for (int first = share.begin; first < share.end; first += kKeyGroups) {
 #pragma unroll
-    for (int group = 0; group < kGroups; ++group) {
+    for (int group = 0; group < kKeyGroups; ++group) {
       const int tile = first + group;
       if (tile >= share.end) break;
       bars.value_full[place.stage].Wait(place.phase);
@@ -173,7 +169,7 @@ __device__ inline void SumValues(const SplitArguments& args, const SplitShare& s
       if constexpr (kBits == 16) {  // weights of zero do not hide what is no number
         if (const int valid = share.length - tile * kTileTokens; valid < kTileTokens) {
           ClearRows(shared + at.values + place.stage * at.value_stage, row_bytes, valid, thread);
-          SyncNamed<kGroupThreads>(kGroups + 1);
+          SyncNamed<kGroupThreads>(kKeyGroups + 1);
         }
       }
       if (scratch.raised[group][buffer.stage]) {
@@ -219,7 +215,7 @@ __device__ inline float LargestReference(const SplitScratch<Form::kForm.slots()>
                                          int slot) {
   float max = scratch.reference[0][slot];
 #pragma unroll
-  for (int g = 1; g < Form::kForm.key_groups; ++g) max = fmaxf(max, scratch.reference[g][slot]);
+  for (int g = 1; g < kKeyGroups; ++g) max = fmaxf(max, scratch.reference[g][slot]);
   return max;
 }
 
@@ -229,7 +225,7 @@ __device__ inline void JoinValues(const ValueShare<kBits, kWidth>& values, int w
                                   const SplitScratch<Form::kForm.slots()>& scratch,
                                   const ValueSums<Form, kBits, kWidth>& sums, float* out) {
   using Share = ValueShare<kBits, kWidth>;
-  constexpr int kSlots = Form::kForm.slots(), kGroups = Form::kForm.key_groups;
+  constexpr int kSlots = Form::kForm.slots();
   const int c = lane % 4, g = lane / 4, plane = PlaneBytes(kBits, width);
   if (2 * c >= kSlots) return;  // columns that come again
 #pragma unroll
@@ -238,9 +234,9 @@ __device__ inline void JoinValues(const ValueShare<kBits, kWidth>& values, int w
     for (int j = 0; j < 2; ++j) {
       const int slot = 8 * n + 2 * c + j;
       const float max = LargestReference<Form>(scratch, slot);
-      float scale[kGroups], zero = 0;
+      float scale[kKeyGroups], zero = 0;
 #pragma unroll
-      for (int from = 0; from < kGroups; ++from) {
+      for (int from = 0; from < kKeyGroups; ++from) {
         scale[from] = GroupWeight(scratch, from, slot, max) * scratch.unit[from] / kUnitWeight;
         float zeros = 0;
 #pragma unroll
@@ -260,7 +256,7 @@ __device__ inline void JoinValues(const ValueShare<kBits, kWidth>& values, int w
             const int latent = ValueLatent<kBits>(plane, byte, tile, upper, factor);
             float sum = 0;
 #pragma unroll
-            for (int from = 0; from < kGroups; ++from) {
+            for (int from = 0; from < kKeyGroups; ++from) {
               sum += scale[from] * sums.of[from][u * Share::kUnitTiles + t][4 * n + 2 * upper + j];
             }
             out[slot * width + latent] = factor * sum - zero;
@@ -276,14 +272,14 @@ template <class Form>
 __device__ inline void StoreShare(const SplitArguments& args, const SplitShare& share,
                                   const SplitScratch<Form::kForm.slots()>& scratch,
                                   const float* out) {
-  constexpr int kSlots = Form::kForm.slots(), kThreads = ConsumerThreads(Form::kForm);
+  constexpr int kSlots = Form::kForm.slots(), kThreads = kConsumerThreads;
   const int t = static_cast<int>(threadIdx.x);
   const int width = args.decode.layer.v.pages[args.plan.page_of(share.unit)].width;
   if (t < kSlots) {
     const float max = LargestReference<Form>(scratch, t);
     float total = 0;
 #pragma unroll
-    for (int g = 0; g < Form::kForm.key_groups; ++g) {
+    for (int g = 0; g < kKeyGroups; ++g) {
       float sum = 0;
 #pragma unroll
       for (int w = 0; w < 4; ++w) sum += scratch.sums[g][w][t];
@@ -312,7 +308,7 @@ __device__ void ConsumeValues(const SplitArguments& args, const SplitShare& shar
   const ValueShare<kBits, kWidth> values(warp);
   ValueSums<Form, kBits, kWidth> sums;
   SumValues<Form, kBits, kWidth>(args, share, shared, values, scratch, sums);
-  SyncConsumers<Form>();  // the ring has been read
+  SyncConsumers();  // the ring has been read
   JoinValues<Form, kBits, kWidth>(
       values, args.decode.layer.v.pages[args.plan.page_of(share.unit)].width, lane, scratch, sums,
       reinterpret_cast<float*>(shared + args.plan.shared.keys));

@@ -16,16 +16,13 @@ namespace palu::cuda {
 // Registers of a thread, multiples of 8: at launch, and what warpgroups take and leave of them.
 template <class Form, int kBits, int kWidth>
 struct SplitRegisters {
-  static constexpr int kGroups = Form::kForm.key_groups;
-  static constexpr bool kCopyGroup = SplitThreads(Form::kForm) % kGroupThreads == 0;
-  static constexpr int kLaunched = 65536 / SplitThreads(Form::kForm) / 8 * 8;
-  static constexpr int kCopies = kCopyGroup ? 32 : kLaunched;
-  static constexpr int kPool = kLaunched * (kGroups + 1) + (kCopyGroup ? kLaunched - kCopies : 0);
+  static constexpr int kLaunched = 65536 / kSplitThreads / 8 * 8, kCopies = 32;
   static constexpr int kSums =
-      kGroups * ValueShare<kBits, kWidth>::kTiles * (WeightColumns(Form::kForm) / 2);
+      kKeyGroups * ValueShare<kBits, kWidth>::kTiles * (WeightColumns(Form::kForm) / 2);
   static constexpr int kValues = kSums + 64;
-  static constexpr int kKeys = (kPool - kValues) / kGroups / 8 * 8;
+  static constexpr int kKeys = (4 * kLaunched - kCopies - kValues) / kKeyGroups / 8 * 8;
 };
+static_assert(kSplitThreads == 4 * kGroupThreads);
 template <int kRegisters, int kLaunched>
 __device__ inline void ChangeRegisters() {
   if constexpr (kRegisters > kLaunched) {
@@ -37,7 +34,7 @@ __device__ inline void ChangeRegisters() {
 
 // grid: (splits, units, count).
 template <class Form, int kBits, int kChunks, int kWidth>
-__global__ void __maxnreg__((SplitRegisters<Form, kBits, kWidth>::kLaunched))
+__global__ void __launch_bounds__(kSplitThreads, 1)
     SplitDecode(const __grid_constant__ SplitArguments args) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   extern __shared__ __align__(1024) std::byte shared[];
@@ -60,9 +57,9 @@ __global__ void __maxnreg__((SplitRegisters<Form, kBits, kWidth>::kLaunched))
       *reinterpret_cast<SplitScratch<kForm.slots()>*>(shared + args.plan.shared.scratch);
   SplitBarriers& bars = scratch.barriers;
   const int t = static_cast<int>(threadIdx.x);
-  if (t == 0) bars.Init(args.plan.stages, kForm.key_groups);
+  if (t == 0) bars.Init(args.plan.stages);
   if (t < kForm.pairs) {  // what a group's next tile is turned by
-    const double turns = kForm.key_groups * kTileTokens * args.decode.layer.rope.turns[t];
+    const double turns = kKeyGroups * kTileTokens * args.decode.layer.rope.turns[t];
     float x, y;
     sincospif(static_cast<float>(2 * (turns - rint(turns))), &y, &x);
     asm volatile("st.shared.v2.f32 [%0], {%1, %2};\n" ::"r"(TurnsPlace<Form>(args, shared) +
@@ -74,20 +71,20 @@ __global__ void __maxnreg__((SplitRegisters<Form, kBits, kWidth>::kLaunched))
   using Registers = SplitRegisters<Form, kBits, kWidth>;
   constexpr int kLaunched = Registers::kLaunched;
   const int group = Uniform(t / kGroupThreads);
-  if (group > kForm.key_groups) {
+  if (group > kKeyGroups) {
     ChangeRegisters<Registers::kCopies, kLaunched>();
-    if (t < ConsumerThreads(kForm) + 32) Produce<Form, kBits>(args, share, shared, bars);
+    if (t < kConsumerThreads + 32) Produce<Form, kBits>(args, share, shared, bars);
     return;
   }
-  if (group < kForm.key_groups) {
+  if (group < kKeyGroups) {
     ChangeRegisters<Registers::kKeys, kLaunched>();
     ConsumeKeys<Form, kBits, kChunks>(args, share, shared, scratch);
-    SyncConsumers<Form>();
+    SyncConsumers();
   } else {
     ChangeRegisters<Registers::kValues, kLaunched>();
     ConsumeValues<Form, kBits, kWidth>(args, share, shared, scratch);
   }
-  SyncConsumers<Form>();
+  SyncConsumers();
   StoreShare<Form>(args, share, scratch,
                    reinterpret_cast<const float*>(shared + args.plan.shared.keys));
 #endif
@@ -101,7 +98,7 @@ void LaunchSplitInstance(const SplitArguments& args, cudaStream_t stream) {
         "reserving shared memory");
   const dim3 grid(static_cast<unsigned>(args.plan.splits), static_cast<unsigned>(args.plan.units),
                   static_cast<unsigned>(args.decode.sequences.count));
-  LaunchEarly(kernel, grid, SplitThreads(Form::kForm), static_cast<size_t>(bytes), stream, args);
+  LaunchEarly(kernel, grid, kSplitThreads, static_cast<size_t>(bytes), stream, args);
 }
 
 template <class Form, int kBits, int kChunks>

@@ -11,28 +11,23 @@ inline constexpr int kGroupThreads = 128;  // of a warpgroup
 inline constexpr int kMaxStagesOfSplit = 6;
 inline constexpr float kDenormal = 16777216.0f;  // a code as bits of an fp16 number is worth 2^-24
 
-// Threads: key groups, the value group, then those of the copying warp, a warpgroup of its own
-// where that leaves more registers for the others.
-__host__ __device__ constexpr int ConsumerThreads(const SplitForm& form) {
-  return (form.key_groups + 1) * kGroupThreads;
-}
-__host__ __device__ constexpr int SplitThreads(const SplitForm& form) {
-  return ConsumerThreads(form) + (form.key_groups == 2 ? kGroupThreads : 32);
-}
+// Warpgroups: those that make scores, one that sums values, and one that copies.
+inline constexpr int kConsumerThreads = (kKeyGroups + 1) * kGroupThreads;
+inline constexpr int kSplitThreads = kConsumerThreads + kGroupThreads;
 
 struct SplitBarriers {
   PhaseBarrier fast;
   PhaseBarrier slow_full[2], slow_empty[2];
   PhaseBarrier key_full[kMaxStagesOfSplit], key_empty[kMaxStagesOfSplit];
   PhaseBarrier value_full[kMaxStagesOfSplit], value_empty[kMaxStagesOfSplit];
-  PhaseBarrier weights_full[kMaxKeyGroups][2], weights_empty[kMaxKeyGroups][2];
+  PhaseBarrier weights_full[kKeyGroups][2], weights_empty[kKeyGroups][2];
 
-  __device__ void Init(int stages, int key_groups) {
+  __device__ void Init(int stages) {
     fast.Init(1);
     for (int i = 0; i < 2; ++i) {
       slow_full[i].Init(1);
-      slow_empty[i].Init(key_groups * 4);
-      for (int g = 0; g < key_groups; ++g) {
+      slow_empty[i].Init(kKeyGroups * 4);
+      for (int g = 0; g < kKeyGroups; ++g) {
         weights_full[g][i].Init(4);
         weights_empty[g][i].Init(4);
       }
@@ -64,13 +59,13 @@ struct RingPlace {
 // Scores, weights and what is left of them when a share ends.
 template <int kSlots>
 struct SplitScratch {
-  float max[kMaxKeyGroups][4][kSlots];      // of a warp's scores
-  float value_scale[kMaxKeyGroups][4];      // largest of a warp's tokens
-  float factors[kMaxKeyGroups][2][kSlots];  // of the sums before a tile's weights, when it raised
-  int raised[kMaxKeyGroups][2];             // the references
-  float reference[kMaxKeyGroups][kSlots];   // at the end
-  float unit[kMaxKeyGroups];
-  float sums[kMaxKeyGroups][4][kSlots], zeros[kMaxKeyGroups][4][kSlots];
+  float max[kKeyGroups][4][kSlots];      // of a warp's scores
+  float value_scale[kKeyGroups][4];      // largest of a warp's tokens
+  float factors[kKeyGroups][2][kSlots];  // of the sums before a tile's weights, when it raised
+  int raised[kKeyGroups][2];             // the references
+  float reference[kKeyGroups][kSlots];   // at the end
+  float unit[kKeyGroups];
+  float sums[kKeyGroups][4][kSlots], zeros[kKeyGroups][4][kSlots];
   SplitBarriers barriers;
 };
 static_assert(sizeof(SplitScratch<16>) <= 4096);

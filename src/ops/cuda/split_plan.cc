@@ -8,6 +8,7 @@ namespace palu::cuda {
 namespace {
 
 constexpr int32_t kMaxStages = 6;
+constexpr int32_t kMinStages = kKeyGroups;  // each group has a tile
 
 int Attribute(cudaDeviceAttr attribute) {
   int device = 0, value = 0;
@@ -75,7 +76,7 @@ SplitShared LayOut(const AttentionView& layer, const SplitPlan& plan) {
   };
   s.fast = take(plan.fast_bytes());
   s.slow = take(2 * plan.slow_bytes());
-  s.weights = take(plan.form.key_groups * 2 * WeightBytes(plan.form) + plan.form.pairs * 8);
+  s.weights = take(kKeyGroups * 2 * WeightBytes(plan.form) + plan.form.pairs * 8);
   s.scratch = take(4096);
   constexpr int32_t kPadding = kTileTokens / kGroupRows * kGroupPadding;
   s.phi = RoundUp(PackedBytes(layer.k, layer.k.max_width), 128);
@@ -145,12 +146,11 @@ SplitPlan PlanSplit(const AttentionView& layer, int32_t count) {
   const int32_t chunks = InstanceChunks(layer.k);
   plan.steps = chunks * ChunkSteps(layer.k.bits);
   const int limit = Attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin);
-  const int32_t least = plan.form.key_groups;  // each group has a tile
-  for (plan.stages = kMaxStages; plan.stages >= least; --plan.stages) {
+  for (plan.stages = kMaxStages; plan.stages >= kMinStages; --plan.stages) {
     plan.shared = LayOut(layer, plan);
     if (plan.shared.bytes <= limit) break;
   }
-  if (plan.stages < least) return plan;
+  if (plan.stages < kMinStages) return plan;
   if (EndBytes(layer, plan.form) > plan.shared.bytes - plan.shared.keys) return plan;
   plan.chunks = chunks;
   const int64_t sequences = layer.batch_invariant ? 1 : std::max(count, 1);

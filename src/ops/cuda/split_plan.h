@@ -22,9 +22,8 @@ inline constexpr int32_t kMaxSplitWidth = 512;  // of a page
 struct SplitForm {
   bool grouped = false;
   int32_t heads = 0, queries = 0;
-  int32_t pairs = 0;       // fast ones of a head
-  int32_t terms = 0;       // waves of the slow ones
-  int32_t key_groups = 1;  // warpgroups that make scores, of tiles in turn
+  int32_t pairs = 0;  // fast ones of a head
+  int32_t terms = 0;  // waves of the slow ones
 
   constexpr int32_t slots() const { return heads * queries; }
   constexpr int32_t fast_rows() const { return heads * 2 * pairs; }
@@ -32,11 +31,11 @@ struct SplitForm {
   constexpr int32_t units_per_page() const { return kSplitPageHeads / heads; }
 };
 struct Absorbed {
-  static constexpr SplitForm kForm{false, kSplitPageHeads, 1, 24, 8, 2};
+  static constexpr SplitForm kForm{false, kSplitPageHeads, 1, 24, 8};
 };
 template <int kHeads>
 struct Grouped {
-  static constexpr SplitForm kForm{true, kHeads, 16 / kHeads, 20, 6, 2};
+  static constexpr SplitForm kForm{true, kHeads, 16 / kHeads, 20, 6};
 };
 
 // The form for this many query heads per KV head; no heads: none.
@@ -148,7 +147,7 @@ inline constexpr float kKeyDown = 1.0f / 32, kWaveDown = 1.0f / 64;
 // ---- Shared memory.
 
 inline constexpr int kTileTokens = 64;
-inline constexpr int kMaxKeyGroups = 2;
+inline constexpr int kKeyGroups = 2;  // warpgroups that make scores, of tiles in turn
 // Weights of a tile are the right side of a product with its values: of eight slots at least, in
 // the order of wgmma operands. Which token is which k is free; lane c of a row has tokens 16 c and
 // on, four of a step of 16.

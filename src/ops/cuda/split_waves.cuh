@@ -45,7 +45,7 @@ struct Waves {
 // Shared address of what a key group's next tile is turned by, [pairs] float2: behind the weights.
 template <class Form>
 __device__ inline uint32_t TurnsPlace(const SplitArguments& args, const std::byte* shared) {
-  constexpr int kWeights = Form::kForm.key_groups * 2 * WeightBytes(Form::kForm);
+  constexpr int kWeights = kKeyGroups * 2 * WeightBytes(Form::kForm);
   return SharedAddress(shared) + static_cast<uint32_t>(args.plan.shared.weights + kWeights);
 }
 
