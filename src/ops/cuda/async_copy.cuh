@@ -24,11 +24,6 @@ struct alignas(8) PhaseBarrier {
                  "r"(bytes)
                  : "memory");
   }
-  // Arrives when this thread's cp.async so far have landed.
-  __device__ void ArriveAfterCopies() {
-    asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];\n" ::"r"(SharedAddress(this))
-                 : "memory");
-  }
   // Waits for the end of the newest phase of this parity.
   __device__ void Wait(uint32_t parity) {
     asm volatile(

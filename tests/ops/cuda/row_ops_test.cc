@@ -18,6 +18,21 @@ namespace {
 
 using cuda::MakeMatrix;
 
+// Blocks of the same bytes on both sides, and their tables.
+struct Blocks {
+  std::vector<std::byte> host;
+  cuda::DeviceBuffer<std::byte> device;
+  std::vector<std::byte*> table, device_table;
+
+  Blocks(int64_t count, int64_t bytes)
+      : host(static_cast<size_t>(count * bytes), std::byte{0xAB}), device(ToDevice(host)) {
+    for (int64_t b = 0; b < count; ++b) {
+      table.push_back(host.data() + b * bytes);
+      device_table.push_back(device.data() + b * bytes);
+    }
+  }
+};
+
 TEST(CudaRowOps, RmsNormMatchesTheReference) {
   PALU_SKIP_WITHOUT_DEVICE();
   for (const DType dtype : kStored) {
@@ -214,13 +229,8 @@ void ExpectSameBlocks(const LatentQuantization& quantization, DType dtype,
   std::vector<float> x(static_cast<size_t>(n * stride));
   for (size_t i = 0; i < x.size(); ++i) x[i] = values[i % values.size()];
 
-  std::vector<std::byte> host(static_cast<size_t>(blocks * block_bytes), std::byte{0xAB});
-  const auto device = ToDevice(host);
-  std::vector<std::byte*> table, device_table;
-  for (int64_t b = 0; b < blocks; ++b) {
-    table.push_back(host.data() + b * block_bytes);
-    device_table.push_back(device.data() + b * block_bytes);
-  }
+  Blocks made(blocks, block_bytes);
+  auto& [host, device, table, device_table] = made;
   for (int64_t t = 0; t < n; ++t) {
     const float* row = x.data() + t * stride + column;
     for (const auto& page : pages.pages) {
@@ -315,13 +325,8 @@ TEST(CudaStoreRows, TiersAreTheCpusBitForBit) {
         RandomFloats(9973, 9, 1e-7f), RandomFloats(9973, 10, 1e6f), outliers}) {
     std::vector<float> x(static_cast<size_t>(n * stride));
     for (size_t i = 0; i < x.size(); ++i) x[i] = latents[i % latents.size()];
-    std::vector<std::byte> host(static_cast<size_t>(blocks * block_bytes), std::byte{0xAB});
-    const auto device = ToDevice(host);
-    std::vector<std::byte*> table, device_table;
-    for (int64_t b = 0; b < blocks; ++b) {
-      table.push_back(host.data() + b * block_bytes);
-      device_table.push_back(device.data() + b * block_bytes);
-    }
+    Blocks made(blocks, block_bytes);
+    auto& [host, device, table, device_table] = made;
     std::vector<int32_t> sequence, index;
     for (int64_t t = 0; t < n; ++t) {
       sequence.push_back(0);

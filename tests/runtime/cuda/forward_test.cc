@@ -187,29 +187,30 @@ TEST_P(CudaForward, TiersGiveTheCpusLogits) {
   }
 }
 
+// The same logits bit for bit, run again.
+void ExpectRepeats(const Model& model, const std::vector<TokenId>& ids,
+                   const std::vector<int64_t>& steps) {
+  for (const bool deterministic : {false, true}) {
+    const Configuration setup{kCuda, DType::kF16, deterministic};
+    const Matrix<float> a = Logits(model, ids, steps, setup);
+    const Matrix<float> b = Logits(model, ids, steps, setup);
+    EXPECT_EQ(std::memcmp(a.data(), b.data(), static_cast<size_t>(a.size()) * 4), 0);
+  }
+}
+
 // Codes of few bits that fall on the other side of a boundary move later ones, so the CPU's logits
 // are no measure (tests/eval/cuda/budget_test.cc has one); the device's own are.
 TEST_P(CudaForward, TiersOfFewBitsRepeatBitForBit) {
   const Model dense = Model::Load(Source());
   const Model model = Model::RandomCompressed(dense, InTiers(dense.config(), {}), 7);
   const auto ids = RandomIds(150, model.config().vocab_size, 1);
-  for (const bool deterministic : {false, true}) {
-    const Configuration setup{kCuda, DType::kF16, deterministic};
-    const Matrix<float> a = Logits(model, ids, Steps(64, 86), setup);
-    const Matrix<float> b = Logits(model, ids, Steps(64, 86), setup);
-    EXPECT_EQ(std::memcmp(a.data(), b.data(), static_cast<size_t>(a.size()) * 4), 0);
-  }
+  ExpectRepeats(model, ids, Steps(64, 86));
 }
 
 TEST_P(CudaForward, RepeatsBitForBitAndDeterministicBatchesAgree) {
   const Model model = Model::Load(Source());
   const auto ids = RandomIds(90, model.config().vocab_size, 4);
-  for (const bool deterministic : {false, true}) {
-    const Configuration setup{kCuda, DType::kF16, deterministic};
-    const Matrix<float> a = Logits(model, ids, Steps(64, 26), setup);
-    const Matrix<float> b = Logits(model, ids, Steps(64, 26), setup);
-    EXPECT_EQ(std::memcmp(a.data(), b.data(), static_cast<size_t>(a.size()) * 4), 0);
-  }
+  ExpectRepeats(model, ids, Steps(64, 26));
   // Two sequences in one batch, deterministic: the first has the bits it has alone.
   ThreadPool pool(1);
   KvCache cache(model.config(), DType::kF16, 0, kCuda);
