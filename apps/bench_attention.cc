@@ -115,7 +115,8 @@ void AddBenchAttention(CLI::App& bench) {
       ->capture_default_str();
   command
       ->add_option("--forms", options->forms,
-                   "dense, BITS@PERCENT or BITS@KEYS/VALUES: bits per latent, 2, 3, 4, 8 or 16, "
+                   "dense, BITS@PERCENT or BITS@KEYS/VALUES, after r with keys in the rotary "
+                   "basis: bits per latent, 2, 3, 4, 8 or 16, "
                    "and latents in per cent of the width; dense is always measured")
       ->capture_default_str();
   command->add_option("--group-size", options->attention.group_size, "KV heads that share a latent")

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "ops/attention.h"
+#include "ops/latent_order.h"
 #include "ops/ops_testing.h"
 #include "ops/reference/attention.h"
 #include "ops/rope.h"
@@ -17,8 +18,9 @@ struct AttentionShapes {
   LatentQuantization quantization = {};
   // As kernels of a device want it: U in the type of their operands, keys never from U in int8.
   bool device = false;
-  int64_t v_group = 0;  // KV heads per page of values; 0: as for keys
-  float up_scale = 1;   // standard deviation of U
+  int64_t v_group = 0;       // KV heads per page of values; 0: as for keys
+  float up_scale = 1;        // standard deviation of U
+  int64_t rotary_pairs = 0;  // keys' U has the zeros of the rotary basis; 0: none
   double theta = 10000;
   bool split = false;  // slow rotary pairs as waves, whatever the count says of so few keys
   // Of every page of latents, instead of `quantization`; a page has as many as its rank takes.
@@ -155,6 +157,24 @@ class AttentionFixture {
           Tensor(s.device ? operands : DType::kBF16, {group * s.head_dim, width}, s.up_scale));
     }
     if (bias && !ranks.empty()) p.bias = Tensor(DType::kF32, {s.kv_heads * s.head_dim});
+    if (&p == &layer.k && s.rotary_pairs > 0) ClearBeyondRotaryBounds(s, p);
+  }
+
+  void ClearBeyondRotaryBounds(const AttentionShapes& s, AttentionProjection& p) {
+    const RotaryRows rows{s.head_dim, s.rotary_pairs, p.pages.quantization.bits};
+    for (const TensorView& up : p.up) {
+      const std::vector<int64_t> bounds = RotaryBounds(rows, s.group, up.cols());
+      auto* to = static_cast<uint16_t*>(const_cast<void*>(up.data));
+      ASSERT_EQ(SizeOf(up.dtype), 2u);
+      for (int64_t h = 0; h < s.group; ++h) {
+        for (int64_t i = 0; i < rows.count(); ++i) {
+          for (const int64_t latent :
+               LatentsBeyond(rows.bits, up.cols(), bounds[static_cast<size_t>(h)])) {
+            to[rows.Row(h, i) * up.cols() + latent] = 0;
+          }
+        }
+      }
+    }
   }
 
   void PlaceTiers(const std::vector<LatentTier>& tiers, CachedPages::Page& page) {
