@@ -94,7 +94,7 @@ void Run(const Options& options) {
       WriteFileAtomically(file, text);
     }
   }
-  if (!options.plot.empty()) WriteCharts(options.plot, SpeedUpCharts(report));
+  if (!options.plot.empty()) PlotOrWarn([&] { WriteCharts(options.plot, SpeedUpCharts(report)); });
 }
 
 }  // namespace
