@@ -158,9 +158,13 @@ void CpuForward::Logits(std::span<const int64_t> rows, MatrixView<float> logits)
   Linear(exec_, hidden, model_.weights().lm_head, logits);
 }
 
+int64_t CpuForward::SlabRows() const {
+  return std::max<int64_t>(1, kLogitBytes / (model_.config().vocab_size * 4));
+}
+
 void CpuForward::ForEachLogits(std::span<const int64_t> rows, const OnRow& body) {
   const int64_t vocab = model_.config().vocab_size;
-  const size_t slab = static_cast<size_t>(std::max<int64_t>(1, kLogitBytes / (vocab * 4)));
+  const auto slab = static_cast<size_t>(SlabRows());
   for (size_t begin = 0; begin < rows.size(); begin += slab) {
     const auto count = static_cast<int64_t>(std::min(slab, rows.size() - begin));
     logits_.Resize(count, vocab);
@@ -177,6 +181,26 @@ void CpuForward::LogProbs(std::span<const int64_t> rows, std::span<const TokenId
     argmax[i] = static_cast<TokenId>(ArgMax(logits));
     logprobs[i] = targets[i] < 0 ? 0 : LogProb(logits, targets[i]);
   });
+}
+
+void CpuForward::Compare(ForwardPass& other, std::span<const int64_t> rows,
+                         std::span<const TokenId> targets, std::span<RowDivergence> results) {
+  auto* const second = dynamic_cast<CpuForward*>(&other);
+  Require(second != nullptr, "comparing two models: expected both on the CPU");
+  const int64_t vocab = model_.config().vocab_size;
+  for (size_t begin = 0; begin < rows.size();) {
+    const size_t count = std::min(static_cast<size_t>(SlabRows()), rows.size() - begin);
+    for (CpuForward* const pass : {this, second}) {
+      pass->logits_.Resize(static_cast<int64_t>(count), vocab);
+      pass->Logits(rows.subspan(begin, count), pass->logits_);
+    }
+    exec_.pool.ParallelFor(static_cast<int64_t>(count), [&](int64_t i, int) {
+      const size_t at = begin + static_cast<size_t>(i);
+      results[at] =
+          CompareRows(logits_.View().RowSpan(i), second->logits_.View().RowSpan(i), targets[at]);
+    });
+    begin += count;
+  }
 }
 
 void CpuForward::Sample(std::span<const int64_t> rows, std::span<const Draw> draws,
