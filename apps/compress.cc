@@ -98,6 +98,7 @@ CalibrationStats ObtainStats(const Options& options, const CompressOptions& comp
     CalibrationSource source = ReadStatsSource(options.stats);
     source.model = Fingerprint(model);
     source.two_sided = budget;
+    if (budget) source.recent = options.budget.options.recent;
     Require(!NeedsFisher(compress) || source.fisher_windows > 0,
             "{}: the statistics have no Fisher information, which --search {} needs", options.stats,
             options.search);
@@ -112,7 +113,8 @@ CalibrationStats ObtainStats(const Options& options, const CompressOptions& comp
       fmt::join(options.calib, ", "), options.calib_windows, options.calib_seqlen, ids.size());
   const CalibrationSource source =
       PlanCalibration(model, ids, options.calib_windows, options.calib_seqlen,
-                      fisher ? std::min(options.fisher_windows, options.calib_windows) : 0, budget);
+                      fisher ? std::min(options.fisher_windows, options.calib_windows) : 0, budget,
+                      options.budget.options.recent);
   if (budget) held_out = TakeHeldOut(options, ids);
   Require(!NeedsFisher(compress) || source.fisher_windows > 0,
           "fisher-windows: expected 1 or more for --search {}, found 0", options.search);
@@ -199,8 +201,8 @@ void Run(const Options& options) {
   Figures predicted;
   CompressionResult result;
   if (to_budget) {
-    result = CompressToBudget(options.budget, model, stats, budget, held_out,
-                              staged.path() / "candidate", session.exec(), predicted);
+    result =
+        CompressToBudget(options.budget, model, stats, budget, held_out, session.exec(), predicted);
   } else {
     Progress progress("decompose", model.config().num_layers, "layers");
     result = Compress(model, stats, compress, session.exec(), [&] { progress.Tick(); });

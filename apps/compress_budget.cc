@@ -25,38 +25,31 @@ double Mean(std::span<const double> values) {
   return std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(values.size());
 }
 
-// Divergence of a candidate, which lies on disk as any model does.
+// Divergence of candidates, mean per token of every window.
 class CandidateJudge {
  public:
-  CandidateJudge(const Model& dense, const HeldOutText& text, const std::filesystem::path& scratch,
-                 const Exec& exec)
-      : dense_(dense), text_(text), scratch_(scratch), exec_(exec), scorer_(dense, exec) {}
+  CandidateJudge(const Model& dense, const HeldOutText& text, const Exec& exec)
+      : dense_(dense), text_(text), exec_(exec), scorer_(dense, exec) {}
 
-  // Mean per token of every window.
-  std::vector<double> Divergences(const CompressionResult& candidate) {
-    std::filesystem::create_directory(scratch_);
-    const TensorStore store = TensorStore::OpenDirectory(dense_.path());
-    WriteCompressedModel({dense_.path(), store, dense_.config(), candidate.compression,
-                          candidate.factors, "candidate"},
-                         scratch_);
+  int64_t windows() const { return std::ssize(text_.ids) / text_.seqlen; }
+  // on_window is called after each of them.
+  std::vector<double> Divergences(const CompressionResult& candidate,
+                                  const std::function<void()>& on_window) {
+    const Model model = InMemory(dense_, candidate.compression, candidate.factors);
+    Scorer scorer(model, exec_);
     std::vector<double> kl;
-    {
-      const Model model = Model::Load(scratch_);
-      Scorer scorer(model, exec_);
-      const auto seqlen = static_cast<size_t>(text_.seqlen);
-      for (size_t begin = 0; begin < text_.ids.size(); begin += seqlen) {
-        const std::span<const TokenId> window = std::span(text_.ids).subspan(begin, seqlen);
-        kl.push_back(Divergence(scorer_, scorer, window, text_.seqlen).kl_mean);
-      }
+    for (int64_t w = 0; w < windows(); ++w) {
+      const auto window = std::span(text_.ids).subspan(static_cast<size_t>(w * text_.seqlen),
+                                                       static_cast<size_t>(text_.seqlen));
+      kl.push_back(Divergence(scorer_, scorer, window, text_.seqlen).kl_mean);
+      on_window();
     }
-    std::filesystem::remove_all(scratch_);
     return kl;
   }
 
  private:
   const Model& dense_;
   const HeldOutText& text_;
-  const std::filesystem::path scratch_;
   Exec exec_;
   Scorer scorer_;
 };
@@ -163,8 +156,7 @@ void SetPublishedApart(CLI::App& command, BudgetCommand& budget) {
 CompressionResult CompressToBudget(const BudgetCommand& budget, const Model& model,
                                    const CalibrationStats& stats,
                                    const BudgetCompressOptions& options,
-                                   const HeldOutText& held_out,
-                                   const std::filesystem::path& scratch, const Exec& exec,
+                                   const HeldOutText& held_out, const Exec& exec,
                                    Figures& figures) {
   const auto compressor = [&] {
     Progress progress("decompose", model.config().num_layers, "layers");
@@ -172,16 +164,16 @@ CompressionResult CompressToBudget(const BudgetCommand& budget, const Model& mod
   }();
   double price = options.truncation_price;
   if (!budget.truncation_price && !held_out.ids.empty()) {
-    Progress progress("price of truncation", std::ssize(kPrices), "candidates");
-    CandidateJudge judge(model, held_out, scratch, exec);
+    CandidateJudge judge(model, held_out, exec);
+    Progress progress("price of truncation", std::ssize(kPrices) * judge.windows(), "windows");
     std::vector<double> least;
     for (const double tried : kPrices) {
-      std::vector<double> kl = judge.Divergences(compressor.Compress(tried));
+      std::vector<double> kl =
+          judge.Divergences(compressor.Compress(tried), [&] { progress.Tick(); });
       if (least.empty() || SurelyLess(kl, least)) {
         least = std::move(kl);
         price = tried;
       }
-      progress.Tick();
     }
     figures.emplace_back("KL on held-out calibration text, nats per token",
                          fmt::format("{:.5f}", Mean(least)));

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <CLI/CLI.hpp>
-#include <filesystem>
 #include <optional>
 #include <string>
 #include <vector>
@@ -46,13 +45,10 @@ struct HeldOutText {
 
 // Compresses to the budget. Where no price of truncation is given and held-out text is there, those
 // of kPrices are tried: the usual one is taken unless the model of another surely diverges less
-// from the dense model on it; candidates are written to and removed from `scratch`. Appends what
-// was found to `figures`.
+// from the dense model on it. Appends what was found to `figures`.
 CompressionResult CompressToBudget(const BudgetCommand& budget, const Model& model,
                                    const CalibrationStats& stats,
                                    const BudgetCompressOptions& options,
-                                   const HeldOutText& held_out,
-                                   const std::filesystem::path& scratch, const Exec& exec,
-                                   Figures& figures);
+                                   const HeldOutText& held_out, const Exec& exec, Figures& figures);
 
 }  // namespace palu::cli

@@ -1,15 +1,17 @@
 #!/usr/bin/env python3
 """Ideas for budgets of bits, tried outside the program, in NumPy: exact first tokens, an exact
-recent window, and up-projections fitted anew to what the cache gives back.
+recent window, up-projections fitted anew to what the cache gives back, and groups of KV heads whose
+size differs by layer and projection.
 
-    scripts/budget_ideas.py sinks|refit [--palu build/release/palu] [--work out/budget]
+    scripts/budget_ideas.py sinks|refit|groups [--palu build/release/palu] [--work out/budget]
                                         [--only wiki-7m-mha] [--windows 4] [--budgets 1.5,1]
 
 Needs numpy, sentencepiece and tokenizers. Every model is compressed without a window (--recent 0)
 to what the exact tokens leave of the budget at 2048 tokens of context, from the statistics that
-scripts/budget_tables.py keeps. KL is KL(dense || compressed) per token of the last quarter of
+scripts/budget_tables.py keeps, too. KL is KL(dense || compressed) per token of the last quarter of
 calib_mix.txt, which no calibration sees; rises of perplexity are over the dense model on the same
-windows of 2048 tokens.
+windows of 2048 tokens. "groups" compresses nothing: it takes the program's search, with the size of
+groups chosen by layer and projection, as far as the predicted loss.
 """
 import argparse
 import json
@@ -20,6 +22,7 @@ import subprocess
 
 import numpy as np
 
+from budget_tables import Palu, statistics
 from reproduce import ROOT, model_directory
 
 CONTEXT = 2048
@@ -41,7 +44,10 @@ def read_safetensors(path):
         if entry["dtype"] == "BF16":
             data = (data.view("<u2").astype(np.uint32) << 16).view(np.float32)
         else:
-            data = data.view({"F16": "<f2", "F32": "<f4"}[entry["dtype"]]).astype(np.float32)
+            kind = {"F16": "<f2", "F32": "<f4", "F64": "<f8"}[entry["dtype"]]
+            data = data.view(kind)
+            if entry["dtype"] != "F64":
+                data = data.astype(np.float32)
         tensors[name] = data.reshape(entry["shape"])
     return tensors
 
@@ -242,7 +248,7 @@ class Trial:
 
     def compress(self, bits):
         out = self.options.work / f"{self.name}-ideas"
-        stats = self.options.work / f"{self.name}.two_sided.safetensors"
+        stats = statistics(Palu(self.options.palu), self.options.work, self.name, 0)
         subprocess.run([self.options.palu, "compress", self.source, out, "--force", "--budget",
                         str(bits), "--recent", "0", "--stats", stats, "--quiet"], check=True)
         model = Compressed(self.dense, out)
@@ -283,10 +289,113 @@ def refits(trial, budget):
                       model)
 
 
+# Of the program's search (src/compress/budget_search.cc).
+DISTORTION = {8: 0.0000925, 4: 0.01154, 3: 0.03744, 2: 0.1188, 0: 1.5}
+BLOCK, TIER_BITS, DAMPING, RECENT = 16, 8, 0.05, 16
+WINDOW_BITS = EXACT_BITS * RECENT / CONTEXT
+TOKENS = 64 * 1024  # that the statistics are of
+
+
+def lower(packed):
+    n = int((math.sqrt(8 * len(packed) + 1) - 1) / 2)
+    full = np.zeros((n, n))
+    full[np.tril_indices(n)] = packed
+    return full + np.tril(full, -1).T
+
+
+class Unit:
+    """A latent: the least cost at a price per bit, and what that loses and takes."""
+
+    def __init__(self, weight, input_factor, moment):
+        moment = moment + DAMPING * np.mean(np.diag(moment)) * np.eye(len(moment))
+        energy = np.linalg.svd(np.linalg.cholesky(moment).T @ weight @ input_factor,
+                               compute_uv=False) ** 2
+        energy = np.pad(energy, (0, -len(energy) % BLOCK))
+        self.blocks = energy.reshape(-1, BLOCK).sum(1) / 2
+
+    def plan(self, price):
+        bits = list(DISTORTION)
+        states = None  # per bits of the last block: cost, loss, bits taken
+        for block in self.blocks:
+            following = []
+            for c, b in enumerate(bits):
+                loss = block * DISTORTION[b]
+                taken = BLOCK * (b + WINDOW_BITS) if b else 0
+                if states is None:
+                    before = (0, 0, 0) if b else (math.inf, 0, 0)
+                    opened = TIER_BITS if b else 0
+                else:
+                    opens = TIER_BITS if b else 0
+                    before, opened = min(
+                        ((s, opens if i < c else 0) for i, s in enumerate(states[:c + 1])),
+                        key=lambda s: s[0][0] + price * s[1])
+                following.append((before[0] + loss + price * (taken + opened), before[1] + loss,
+                                  before[2] + taken + opened))
+            states = following
+        return min(states)
+
+
+def grouped(layers, sizes, budget):
+    """Predicted loss, and the sizes that the layers' keys and values, or both together, take."""
+    def choose(price):
+        loss, taken, chosen = 0, 0, []
+        for layer in layers:
+            best = {}
+            for side in ("k", "v", "shared"):
+                best[side] = min(
+                    (tuple(map(sum, zip(*(unit.plan(price) for unit in layer[side, size])))), size)
+                    for size in sizes)
+            apart = best["k"][0][0] + best["v"][0][0]
+            parts = [best["shared"]] if best["shared"][0][0] < apart else [best["k"], best["v"]]
+            loss += sum(part[0][1] for part in parts)
+            taken += sum(part[0][2] for part in parts)
+            chosen.append("/".join(str(part[1]) for part in parts))
+        return loss, taken, chosen
+
+    low, high = 1e-12, 1e2
+    for _ in range(50):
+        price = math.sqrt(low * high)
+        low, high = (low, price) if choose(price)[1] <= budget else (price, high)
+    return choose(high)
+
+
+def groups(options, name, budgets):
+    source = model_directory(name)
+    dense = Dense(source)
+    stats = read_safetensors(statistics(Palu(options.palu), options.work, name, RECENT))
+    heads = dense.config.get("num_key_value_heads", dense.config["num_attention_heads"])
+    sizes = [size for size in range(1, heads + 1) if heads % size == 0]
+    layers = []
+    for i in range(dense.layers):
+        mean = stats[f"layers.{i}.mean"]
+        factor = np.linalg.cholesky(lower(stats[f"layers.{i}.gram"]) / TOKENS
+                                    - np.outer(mean, mean))
+        moment = lower(stats[f"layers.{i}.output_grad"])
+        weight = np.concatenate([dense.weight(i, "self_attn.k_proj"),
+                                 dense.weight(i, "self_attn.v_proj")]).astype(np.float64)
+        layer, kv = {}, len(weight) // 2
+        for size in sizes:
+            width = size * dense.head_dim
+            for side, begins in (("k", [0]), ("v", [kv]), ("shared", [0, kv])):
+                units = []
+                for at in range(0, kv, width):
+                    rows = np.concatenate([np.arange(b + at, b + at + width) for b in begins])
+                    units.append(Unit(weight[rows], factor, moment[np.ix_(rows, rows)]))
+                layer[side, size] = units
+        layers.append(layer)
+    for budget in budgets:
+        bits = budget * 2 * dense.layers * heads * dense.head_dim
+        for some in [[size] for size in sizes] + [sizes]:
+            loss, taken, chosen = grouped(layers, some, bits)
+            label = "heads " + " or ".join(map(str, some))
+            print(f"| {name} | {budget:g} bits, {label} | {taken / bits * budget:.3f} "
+                  f"| {100 * math.expm1(loss):.2f} % | {', '.join(chosen)} |", flush=True)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("idea", choices=["sinks", "refit"])
+    parser.add_argument("idea", choices=["sinks", "refit", "groups"])
     parser.add_argument("--palu", type=pathlib.Path, default=ROOT / "build/release/palu")
     parser.add_argument("--work", type=pathlib.Path, default=ROOT / "out/budget")
     parser.add_argument("--only", choices=["wiki-7m-mha", "wiki-18m-gqa"])
@@ -294,12 +403,21 @@ def main():
     parser.add_argument("--fit-windows", type=int, default=32, help="of 1024 tokens, to refit on")
     parser.add_argument("--budgets", default="1.5,1")
     options = parser.parse_args()
+    options.work.mkdir(parents=True, exist_ok=True)
+    budgets = list(map(float, options.budgets.split(",")))
+    if options.idea == "groups":
+        print("| model | setting | bits/element | predicted rise | heads per group, layer by layer |")
+        print("|---|---|---|---|---|", flush=True)
+        for name in ("wiki-7m-mha", "wiki-18m-gqa"):
+            if options.only in (None, name):
+                groups(options, name, budgets)
+        return
     print("| model | setting | bits of tiers | WikiText-2 | held-out text | KL |")
     print("|---|---|---|---|---|---|", flush=True)
     for name in ("wiki-7m-mha", "wiki-18m-gqa"):
         if options.only in (None, name):
             trial = Trial(options, name)
-            for budget in map(float, options.budgets.split(",")):
+            for budget in budgets:
                 (sinks if options.idea == "sinks" else refits)(trial, budget)
 
 

@@ -4,17 +4,20 @@ the targets' budgets, and every idea removed from the whole and added alone to t
 method, which stores latents of 3 bits and takes truncation for noise.
 
     scripts/budget_tables.py [--palu build/release/palu] [--work out/budget] [--only wiki-7m-mha]
-                             [--rows REGEX] [--windows N]
+                             [--rows REGEX] [--windows N] [--device cuda] [--jobs N]
 
-Calibration runs once per model, on the first 64 windows of data/calib_mix.txt. Perplexity is that
-of WikiText-2 (test) and of the last quarter of calib_mix.txt, which no calibration sees, at 2048
-tokens; with --windows of the first N windows of each. Rises are over the dense model, KL is
-KL(dense || compressed) per token of the held-out text. Options without a price of truncation take
+Calibration runs once per model and length of the window of recent tokens, on the first 64 windows
+of data/calib_mix.txt. Perplexity is that of WikiText-2 (test) and of the last quarter of
+calib_mix.txt, which no calibration sees, at 2048 tokens; with --windows of the first N windows of
+each. Rises are over the dense model, KL is KL(dense || compressed) per token of the held-out text.
+With --jobs as many rows are measured at a time. Options without a price of truncation take
 the usual one, for the statistics alone hold no text to measure it on; the budgets measure it.
 """
 import argparse
+import concurrent.futures
 import json
 import math
+import os
 import pathlib
 import re
 import shutil
@@ -52,16 +55,28 @@ def ablations():
 
 
 class Palu:
-    def __init__(self, program):
-        self.program = program
+    def __init__(self, program, options=()):
+        self.program, self.options = program, options
 
-    def run(self, *arguments):
-        command = [str(self.program), *map(str, arguments), "--quiet"]
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    def run(self, command, *arguments):
+        options = [] if command == "inspect" else map(str, self.options)
+        line = [str(self.program), command, *map(str, arguments), *options, "--quiet"]
+        return subprocess.run(line, check=True, capture_output=True, text=True).stdout
 
     def compare(self, dense, model, text, windows):
         return json.loads(self.run("kl", dense, model, "--text", text, "--windows", windows,
                                    "--json"))
+
+
+def statistics(palu, work, name, recent):
+    """Of the calibration for a window of recent tokens, made where they are not there yet."""
+    path = work / f"{name}.recent-{recent}.safetensors"
+    if not path.exists():
+        out = work / f"{name}-calibrated"
+        palu.run("compress", model_directory(name), out, "--force", "--budget", 2, "--recent", recent,
+                 "--stats", path, "--calib", ROOT / "data/calib_mix.txt", "--held-out-windows", 0)
+        shutil.rmtree(out)
+    return path
 
 
 def rows(calib):
@@ -72,7 +87,13 @@ def rows(calib):
             yield f"{budget:g} bits, {label}", ["--budget", budget, *options]
 
 
-def measure(palu, source, stats, out, options, texts, windows):
+def recent(options):
+    return int(options[options.index("--recent") + 1]) if "--recent" in options else 16
+
+
+def measure(palu, work, name, number, options, texts, windows):
+    source, out = model_directory(name), work / f"{name}-{number}"
+    stats = statistics(palu, work, name, recent(options))
     palu.run("compress", source, out, "--force", "--stats", stats, *options)
     inspected = json.loads(palu.run("inspect", out, "--json"))
     results = [palu.compare(source, out, text, windows) for text in texts]
@@ -84,9 +105,8 @@ def rise(result):
     return 100 * (result["compressed_perplexity"] / result["dense_perplexity"] - 1)
 
 
-def table(palu, work, name, wanted, windows):
-    source = model_directory(name)
-    if source is None:
+def table(palu, work, name, wanted, windows, jobs):
+    if model_directory(name) is None:
         print(f"\n{name}: the model is not here; skipped\n")
         return
     calib = ROOT / "data/calib_mix.txt"
@@ -94,20 +114,20 @@ def table(palu, work, name, wanted, windows):
     held_out = work / "held_out.txt"
     held_out.write_text(text[3 * len(text) // 4:], encoding="utf-8")
     texts = [ROOT / "data/wikitext2_test.txt", held_out]
-    stats = work / f"{name}.two_sided.safetensors"
-    palu.run("compress", source, work / "calibrated", "--force", "--budget", 2, "--stats", stats,
-             "--calib", calib)
     print(f"\n## {name}\n")
     print("| setting | bits/element | predicted rise | WikiText-2 | held-out text | KL |")
     print("|---|---|---|---|---|---|", flush=True)
-    for label, options in rows(calib):
-        if not re.search(wanted, label):
-            continue
-        inspected, results = measure(palu, source, stats, work / name, options, texts, windows)
-        print(f"| {label} | {inspected['kv_cache']['bits_per_element']:.3f} "
-              f"| {100 * math.expm1(inspected['predicted_loss']):.2f} % "
-              f"| {rise(results[0]):+.2f} % | {rise(results[1]):+.2f} % "
-              f"| {results[1]['kl_mean']:.5f} |", flush=True)
+    wanted = [row for row in rows(calib) if re.search(wanted, row[0])]
+    for tokens in {recent(options) for _, options in wanted}:
+        statistics(palu, work, name, tokens)  # before jobs want the same
+    with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+        results = pool.map(lambda row: measure(palu, work, name, *row, texts, windows),
+                           ((i, options) for i, (_, options) in enumerate(wanted)))
+        for (label, _), (inspected, compared) in zip(wanted, results):
+            print(f"| {label} | {inspected['kv_cache']['bits_per_element']:.3f} "
+                  f"| {100 * math.expm1(inspected['predicted_loss']):.2f} % "
+                  f"| {rise(compared[0]):+.2f} % | {rise(compared[1]):+.2f} % "
+                  f"| {compared[1]['kl_mean']:.5f} |", flush=True)
 
 
 def main():
@@ -118,11 +138,15 @@ def main():
     parser.add_argument("--only", choices=["wiki-7m-mha", "wiki-18m-gqa"])
     parser.add_argument("--rows", default="", help="regular expression on the setting")
     parser.add_argument("--windows", type=int, default=0, help="of each text; 0: all")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--jobs", type=int, default=1, help="rows at a time")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     for name in ("wiki-7m-mha", "wiki-18m-gqa"):
         if options.only in (None, name):
-            table(Palu(options.palu), options.work, name, options.rows, options.windows)
+            threads = max(os.cpu_count() // options.jobs, 1)
+            palu = Palu(options.palu, ["--device", options.device, "--threads", threads])
+            table(palu, options.work, name, options.rows, options.windows, options.jobs)
 
 
 if __name__ == "__main__":

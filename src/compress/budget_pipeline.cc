@@ -6,6 +6,7 @@
 #include "base/cancel.h"
 #include "base/error.h"
 #include "compress/decompose.h"
+#include "compress/device.h"
 #include "compress/two_sided.h"
 #include "compress/whiten.h"
 #include "format/rounding.h"
@@ -25,7 +26,6 @@ struct Rows {
 struct LayerInput {
   Matrix<double> weight;     // [2 n_kv d, hidden], keys above values
   std::vector<double> bias;  // [2 n_kv d] of the projections
-  Matrix<double> input;      // L of the inputs' covariance
   std::vector<double> mean;  // [hidden]; zeros unless centered
 };
 
@@ -184,6 +184,7 @@ class BudgetCompressor::Impl {
   Impl(const Model& model, const CalibrationStats& stats, const BudgetCompressOptions& options,
        const Exec& exec, const std::function<void()>& on_layer)
       : config_(model.config()), model_(model), stats_(stats), options_(options), exec_(exec) {
+    if (exec.device.kind == Device::Kind::kCuda) device_ = cuda::MakeDecomposer(exec);
     for (int64_t l = 0; l < config_.num_layers; ++l) {
       ThrowIfCancelled();
       Decompose(l);
@@ -217,11 +218,15 @@ class BudgetCompressor::Impl {
     kv.hadamard = true;
     kv.tiered = true;
     kv.budget = options_.bits_per_element;
-    kv.predicted_loss = plan.predicted_loss;
+    kv.predicted_loss = FarLoss(plan);
     kv.centered = options_.centered;
-    for (int64_t l = 0; l < config_.num_layers; ++l) {
-      Build(l, plan.layers[static_cast<size_t>(l)], result);
-    }
+    kv.layers.resize(plan.layers.size());
+    result.factors.resize(plan.layers.size());
+    exec_.pool.ParallelFor(config_.num_layers, [&](int64_t l, int) {
+      ThrowIfCancelled();
+      const auto i = static_cast<size_t>(l);
+      result.factors[i] = Build(l, plan.layers[i], kv.layers[i]);
+    });
     kv.ratio = std::min(1.0, KeptFraction(config_, kv.layers));
     result.repaired_layers = repaired_;
     result.decode_work = plan.work;
@@ -231,6 +236,34 @@ class BudgetCompressor::Impl {
  private:
   int64_t groups() const { return config_.num_kv_heads / options_.group_size; }
   int64_t group_rows() const { return options_.group_size * config_.head_dim; }
+  // The part of the predicted loss that queries beyond the window add, by the share of their
+  // gradients in those of a unit's outputs. The search itself weighs errors by all queries: what
+  // near ones say of a direction's worth holds for other text, too.
+  double FarLoss(const BudgetPlan& plan) const {
+    double loss = 0;
+    for (int64_t l = 0; l < config_.num_layers; ++l) {
+      const auto i = static_cast<size_t>(l);
+      const auto share = [&](const std::vector<Rows>& ranges) {
+        double far = 0, all = 0;
+        for (const Rows& rows : ranges) {
+          for (int64_t r = rows.begin; r < rows.begin + rows.count; ++r) {
+            far += stats_.far_squares[i][static_cast<size_t>(r)];
+            all += stats_.output_grads[i](r, r);
+          }
+        }
+        return all > 0 ? far / all : 1;
+      };
+      for (int64_t g = 0; g < groups(); ++g) {
+        const GroupPlan& group = plan.layers[i][static_cast<size_t>(g)];
+        if (group.shared) {
+          loss += group.k_loss * share({KeyRows(g), ValueRows(g)});
+        } else {
+          loss += group.k_loss * share({KeyRows(g)}) + group.v_loss * share({ValueRows(g)});
+        }
+      }
+    }
+    return loss;
+  }
   Rows KeyRows(int64_t g) const { return {g * group_rows(), group_rows()}; }
   Rows ValueRows(int64_t g) const { return {config_.kv_size() + g * group_rows(), group_rows()}; }
 
@@ -250,41 +283,68 @@ class BudgetCompressor::Impl {
     const auto tokens = static_cast<double>(stats_.source.windows * stats_.source.seqlen);
     layer.mean = stats_.means[i];
     if (!options_.centered) std::fill(layer.mean.begin(), layer.mean.end(), 0.0);
+    const Matrix<double> covariance = Covariance(stats_.grams[i], layer.mean, tokens);
     bool repaired = false;
-    layer.input = WhiteningFactor(Covariance(stats_.grams[i], layer.mean, tokens), &repaired);
+    const Matrix<double> input =
+        device_ ? device_->Whiten(covariance, &repaired) : WhiteningFactor(covariance, &repaired);
     repaired_ += repaired;
 
     LayerUnits& units = units_.emplace_back();
     const auto n = static_cast<size_t>(groups());
-    units.k.resize(n);
-    units.v.resize(n);
-    units.shared.resize(n);
-    exec_.pool.ParallelFor(3 * groups(), [&](int64_t task, int) {
-      ThrowIfCancelled();
-      const int64_t g = task / 3;
-      const auto at = static_cast<size_t>(g);
-      const auto factor = [&](const std::vector<Rows>& rows) {
-        const Matrix<double> output = OutputFactor(stats_.output_grads[i], rows, options_);
-        return DecomposeTwoSided(RowsOf(layer.weight, rows), layer.input, output);
-      };
-      if (task % 3 == 0) units.shared[at] = factor({KeyRows(g), ValueRows(g)});
-      if (task % 3 == 1) units.k[at] = factor({KeyRows(g)});
-      if (task % 3 == 2) units.v[at] = factor({ValueRows(g)});
-    });
+    std::vector<std::vector<Rows>> rows;
+    std::vector<TwoSidedFactors*> factors;
+    for (auto* list : {&units.shared, &units.k, &units.v}) {
+      list->resize(n);
+      for (size_t g = 0; g < n; ++g) factors.push_back(&(*list)[g]);
+    }
+    for (int64_t g = 0; g < groups(); ++g) rows.push_back({KeyRows(g), ValueRows(g)});
+    for (int64_t g = 0; g < groups(); ++g) rows.push_back({KeyRows(g)});
+    for (int64_t g = 0; g < groups(); ++g) rows.push_back({ValueRows(g)});
+    device_ ? FactorOnDevice(l, rows, input, factors) : Factor(l, rows, input, factors);
     std::vector<GroupChoices>& choices = choices_.emplace_back();
     for (size_t g = 0; g < n; ++g) {
       choices.push_back({units.k[g].energy, units.v[g].energy, units.shared[g].energy});
     }
   }
 
-  void Build(int64_t l, const std::vector<GroupPlan>& plan, CompressionResult& result) const {
+  // Units of the given rows of layer l.
+  void Factor(int64_t l, const std::vector<std::vector<Rows>>& rows, const Matrix<double>& input,
+              const std::vector<TwoSidedFactors*>& factors) {
+    const auto i = static_cast<size_t>(l);
+    exec_.pool.ParallelFor(std::ssize(rows), [&](int64_t task, int) {
+      ThrowIfCancelled();
+      const auto t = static_cast<size_t>(task);
+      const Matrix<double> output = OutputFactor(stats_.output_grads[i], rows[t], options_);
+      *factors[t] = DecomposeTwoSided(RowsOf(inputs_[i].weight, rows[t]), input, output);
+    });
+  }
+
+  // The device does what grows with the hidden size.
+  void FactorOnDevice(int64_t l, const std::vector<std::vector<Rows>>& rows,
+                      const Matrix<double>& input, const std::vector<TwoSidedFactors*>& factors) {
+    const auto i = static_cast<size_t>(l);
+    std::vector<Matrix<double>> outputs(rows.size()), weighted(rows.size());
+    exec_.pool.ParallelFor(std::ssize(rows), [&](int64_t task, int) {
+      ThrowIfCancelled();
+      const auto t = static_cast<size_t>(task);
+      outputs[t] = OutputFactor(stats_.output_grads[i], rows[t], options_);
+      weighted[t] = WeighOutputs(RowsOf(inputs_[i].weight, rows[t]), outputs[t]);
+    });
+    std::vector<GroupSvd> svds = device_->Decompose(
+        std::vector<MatrixView<const double>>(weighted.begin(), weighted.end()), input);
+    exec_.pool.ParallelFor(std::ssize(rows), [&](int64_t task, int) {
+      const auto t = static_cast<size_t>(task);
+      *factors[t] = TwoSidedFrom(std::move(svds[t]), outputs[t]);
+    });
+  }
+
+  LayerFactors Build(int64_t l, const std::vector<GroupPlan>& plan, LayerRanks& ranks) const {
     const auto i = static_cast<size_t>(l);
     const LayerInput& layer = inputs_[i];
     const LayerWeights& weights = model_.weights().layers[i];
     const DType own = weights.k.dense.dtype == DType::kF32 ? DType::kF32 : DType::kF16;
     const DType dtype = options_.factor_dtype.value_or(own);
     FactorBuilder k(dtype, config_.hidden_size), v(dtype, config_.hidden_size);
-    LayerRanks ranks;
     ranks.shared = plan.front().shared;
     for (int64_t g = 0; g < groups(); ++g) {
       const auto at = static_cast<size_t>(g);
@@ -311,8 +371,7 @@ class BudgetCompressor::Impl {
     LayerFactors factors;
     factors.k = k.Finish(layer.mean, options_.centered, {bias.begin(), bias.begin() + half});
     factors.v = v.Finish(layer.mean, options_.centered, {bias.begin() + half, bias.end()});
-    result.factors.push_back(std::move(factors));
-    result.compression.layers.push_back(std::move(ranks));
+    return factors;
   }
 
   static void AddTiers(const std::vector<LatentTier>& tiers, ProjectionRanks& ranks) {
@@ -327,6 +386,7 @@ class BudgetCompressor::Impl {
   const CalibrationStats& stats_;
   const BudgetCompressOptions& options_;
   const Exec& exec_;
+  std::unique_ptr<cuda::Decomposer> device_;  // null on the CPU
   std::vector<LayerInput> inputs_;
   std::vector<LayerUnits> units_;
   std::vector<std::vector<GroupChoices>> choices_;
@@ -361,9 +421,12 @@ BudgetCompressor::BudgetCompressor(const Model& model, const CalibrationStats& s
   CheckBudgetOptions(model, options);
   const auto layers = static_cast<size_t>(model.config().num_layers);
   Require(stats.grams.size() == layers && stats.means.size() == layers &&
-              stats.output_grads.size() == layers,
+              stats.output_grads.size() == layers && stats.far_squares.size() == layers,
           "budget: expected calibration statistics with means and output gradients of {} layers",
           layers);
+  Require(stats.source.recent == options.recent,
+          "budget: expected calibration statistics for a window of {} recent tokens, found {}",
+          options.recent, stats.source.recent);
   impl_ = std::make_unique<Impl>(model, stats, options, exec, on_layer);
 }
 

@@ -42,7 +42,8 @@ void CheckBudgetOptions(const Model& model, const BudgetCompressOptions& options
 // statistics and options must outlive it.
 class BudgetCompressor {
  public:
-  // Throws Error as CompressToBudget does. `on_layer` is called once per layer.
+  // Throws Error as CompressToBudget does. `on_layer` is called once per layer. On a device what
+  // grows with the hidden size is done there.
   BudgetCompressor(const Model& model, const CalibrationStats& stats,
                    const BudgetCompressOptions& options, const Exec& exec,
                    const std::function<void()>& on_layer = {});
@@ -56,8 +57,9 @@ class BudgetCompressor {
   std::unique_ptr<Impl> impl_;
 };
 
-// Throws Error as CheckBudgetOptions does, for statistics without means and output gradients, and
-// for a budget that is too small. Runs on the CPU. `on_layer` is called once per layer.
+// Throws Error as CheckBudgetOptions does, for statistics without means and output gradients or for
+// another window of recent tokens, and for a budget that is too small. `on_layer` is called once
+// per layer.
 CompressionResult CompressToBudget(const Model& model, const CalibrationStats& stats,
                                    const BudgetCompressOptions& options, const Exec& exec,
                                    const std::function<void()>& on_layer = {});

@@ -10,10 +10,19 @@
 namespace palu {
 namespace {
 
-struct UnitPlan {
-  std::vector<LatentTier> tiers;
+struct Sums {
   double bits = 0, loss = 0, work = 0;
+
+  Sums& operator+=(const Sums& other) {
+    bits += other.bits;
+    loss += other.loss;
+    work += other.work;
+    return *this;
+  }
 };
+
+// Of a unit: which of the options' bits every block takes, the number of options for none.
+using Path = std::vector<size_t>;
 
 // The bits of all blocks of one unit that minimise loss + price * (stored bits + rate * work), by
 // dynamic programming over blocks and bits. Bits never rise from one block to the next.
@@ -29,7 +38,7 @@ class UnitPlanner {
     }
   }
 
-  UnitPlan Plan(double price, double rate) const {
+  Path Plan(double price, double rate) const {
     const double tier_price = price * (kTierBits + rate * cost_.tier);
     const double latent_price = price * rate * cost_.latent;
     const size_t choices = options_.bits.size() + 1;  // the last: nothing stored
@@ -50,9 +59,44 @@ class UnitPlanner {
       cost = std::move(next);
     }
     auto choice = static_cast<size_t>(std::min_element(cost.begin(), cost.end()) - cost.begin());
-    std::vector<size_t> path(blocks_.size());
+    Path path(blocks_.size());
     for (size_t b = blocks_.size(); b-- > 0; choice = from[b][choice]) path[b] = choice;
-    return Collect(path);
+    return path;
+  }
+
+  Sums Count(const Path& path) const {
+    Sums sums;
+    for (const LatentTier& tier : Tiers(path)) {
+      const auto width = static_cast<double>(tier.width);
+      sums.bits += kTierBits + (tier.bits + options_.window_bits) * width;
+      sums.work += cost_.tier + cost_.latent * width;
+    }
+    for (size_t b = 0; b < path.size(); ++b) sums.loss += Loss(b, path[b]);
+    return sums;
+  }
+
+  std::vector<LatentTier> Tiers(const Path& path) const {
+    std::vector<LatentTier> tiers;
+    for (const size_t choice : path) {
+      const int bits = Bits(choice);
+      if (bits == 0) break;
+      if (tiers.empty() || tiers.back().bits != bits) tiers.push_back({0, bits});
+      tiers.back().width += options_.block;
+    }
+    return tiers;
+  }
+
+  // Calls with(path) for every table in which one block has more bits than in `path`.
+  template <class F>
+  void ForRaised(Path path, const F& with) const {
+    for (size_t b = 0; b < path.size(); ++b) {
+      const size_t before = path[b];
+      for (size_t c = b == 0 ? 0 : path[b - 1]; c < before; ++c) {
+        path[b] = c;
+        with(path);
+      }
+      path[b] = before;
+    }
   }
 
  private:
@@ -74,24 +118,6 @@ class UnitPlanner {
     return Loss(block, choice) + latent * static_cast<double>(options_.block);
   }
 
-  UnitPlan Collect(const std::vector<size_t>& path) const {
-    UnitPlan plan;
-    for (size_t b = 0; b < path.size(); ++b) {
-      plan.loss += Loss(b, path[b]);
-      const int bits = Bits(path[b]);
-      if (bits == 0) continue;
-      if (plan.tiers.empty() || plan.tiers.back().bits != bits) {
-        plan.tiers.push_back({0, bits});
-        plan.bits += kTierBits;
-        plan.work += cost_.tier;
-      }
-      plan.tiers.back().width += options_.block;
-      plan.bits += StoredBits(path[b]) * static_cast<double>(options_.block);
-      plan.work += cost_.latent * static_cast<double>(options_.block);
-    }
-    return plan;
-  }
-
   const BudgetOptions& options_;
   DecodeCost cost_;
   std::vector<double> blocks_;  // loss when nothing of a block is stored
@@ -99,6 +125,21 @@ class UnitPlanner {
 
 struct LayerPlanner {
   std::vector<UnitPlanner> k, v, shared;
+};
+
+struct Unit {
+  const UnitPlanner* planner;
+  Path path;
+  Sums sums;
+};
+
+struct Table {
+  struct Layer {
+    bool shared = false;
+    std::vector<Unit> k, v;
+  };
+  std::vector<Layer> layers;
+  Sums sums;
 };
 
 class Search {
@@ -115,67 +156,112 @@ class Search {
     }
   }
 
-  // rate: bits that a nanosecond counts for.
-  BudgetPlan Plan(double price, double rate) const {
-    BudgetPlan plan;
-    for (const LayerPlanner& layer : layers_) AddLayer(layer, price, rate, plan);
-    return plan;
-  }
-
-  // The best plan within the budget, by bisection of the price.
-  BudgetPlan Best(double rate) const {
+  // The best table within the budget, by bisection of the price. rate: bits that a nanosecond
+  // counts for.
+  Table Best(double rate) const {
     double low = 1e-18, high = 1e6;  // per bit: from buying everything to buying the least
-    BudgetPlan plan = Plan(high, rate);
-    Require(plan.bits_per_token <= options_.bits_per_token,
+    Table table = Choose(high, rate);
+    Require(table.sums.bits <= options_.bits_per_token,
             "budget: {:.0f} bits per token do not hold one block of {} latents per unit: expected "
             "{:.0f} or more",
-            options_.bits_per_token, options_.block, plan.bits_per_token);
+            options_.bits_per_token, options_.block, table.sums.bits);
     for (int i = 0; i < 80; ++i) {
       const double price = std::sqrt(low * high);
-      BudgetPlan tried = Plan(price, rate);
-      if (tried.bits_per_token <= options_.bits_per_token) {
+      Table tried = Choose(price, rate);
+      if (tried.sums.bits <= options_.bits_per_token) {
         high = price;
-        plan = std::move(tried);
+        table = std::move(tried);
       } else {
         low = price;
       }
     }
-    return plan;
+    SpendTheRest(high * rate, table);
+    return table;
   }
 
  private:
-  void AddLayer(const LayerPlanner& layer, double price, double rate, BudgetPlan& plan) const {
-    std::vector<GroupPlan> separate, shared;
-    UnitPlan separate_sum, shared_sum;
-    const auto add = [](UnitPlan unit, UnitPlan& sum) {
-      sum.bits += unit.bits;
-      sum.loss += unit.loss;
-      sum.work += unit.work;
-      return std::move(unit.tiers);
-    };
-    for (size_t g = 0; g < layer.k.size(); ++g) {
-      GroupPlan both{
-          .shared = false, .k = add(layer.k[g].Plan(price, rate), separate_sum), .v = {}};
-      both.v = add(layer.v[g].Plan(price, rate), separate_sum);
-      separate.push_back(std::move(both));
-      shared.push_back(
-          {.shared = true, .k = add(layer.shared[g].Plan(price, rate), shared_sum), .v = {}});
+  Table Choose(double price, double rate) const {
+    Table table;
+    for (const LayerPlanner& layer : layers_) {
+      const auto plan = [&](const std::vector<UnitPlanner>& planners, Sums& sums) {
+        std::vector<Unit> units;
+        for (const UnitPlanner& planner : planners) {
+          Path path = planner.Plan(price, rate);
+          const Sums counted = planner.Count(path);
+          sums += counted;
+          units.push_back({&planner, std::move(path), counted});
+        }
+        return units;
+      };
+      const auto cost = [&](const Sums& sums) {
+        return sums.loss + price * (sums.bits + rate * sums.work);
+      };
+      Sums separate, shared;
+      Table::Layer apart{false, plan(layer.k, separate), plan(layer.v, separate)};
+      Table::Layer together{true, plan(layer.shared, shared), {}};
+      const bool share =
+          options_.allow_shared && (!options_.allow_separate || cost(shared) < cost(separate));
+      table.sums += share ? shared : separate;
+      table.layers.push_back(std::move(share ? together : apart));
     }
-    const auto cost = [&](const UnitPlan& sum) {
-      return sum.loss + price * (sum.bits + rate * sum.work);
-    };
-    const bool share = options_.allow_shared &&
-                       (!options_.allow_separate || cost(shared_sum) < cost(separate_sum));
-    const UnitPlan& sum = share ? shared_sum : separate_sum;
-    plan.bits_per_token += sum.bits;
-    plan.predicted_loss += sum.loss;
-    plan.work += sum.work;
-    plan.layers.push_back(share ? std::move(shared) : std::move(separate));
+    return table;
+  }
+
+  // A multiplier reaches tables on the convex hull of bits and loss only, and a layer that changes
+  // between shared and separate latents leaves a gap. What is left is free, but for the work.
+  void SpendTheRest(double work_price, Table& table) const {
+    std::vector<Unit*> units;
+    for (Table::Layer& layer : table.layers) {
+      for (Unit& unit : layer.k) units.push_back(&unit);
+      for (Unit& unit : layer.v) units.push_back(&unit);
+    }
+    for (;;) {
+      const double rest = options_.bits_per_token - table.sums.bits;
+      double most = 0;
+      Unit* best = nullptr;
+      Unit raised{};
+      for (Unit* unit : units) {
+        unit->planner->ForRaised(unit->path, [&](const Path& path) {
+          const Sums sums = unit->planner->Count(path);
+          const double bits = sums.bits - unit->sums.bits;
+          const double saved =
+              unit->sums.loss - sums.loss - work_price * (sums.work - unit->sums.work);
+          const double gain = saved / std::max(bits, 1.0);  // joining a tier may take none
+          if (bits > rest || gain <= most) return;
+          most = gain;
+          best = unit;
+          raised = {unit->planner, path, sums};
+        });
+      }
+      if (!best) return;
+      *best = std::move(raised);
+      table.sums = {};
+      for (const Unit* unit : units) table.sums += unit->sums;
+    }
   }
 
   const BudgetOptions& options_;
   std::vector<LayerPlanner> layers_;
 };
+
+BudgetPlan ToPlan(const Table& table) {
+  BudgetPlan plan{{}, table.sums.bits, table.sums.loss, table.sums.work};
+  for (const Table::Layer& layer : table.layers) {
+    std::vector<GroupPlan>& groups = plan.layers.emplace_back();
+    for (size_t g = 0; g < layer.k.size(); ++g) {
+      const Unit& k = layer.k[g];
+      GroupPlan& group = groups.emplace_back();
+      group.shared = layer.shared;
+      group.k = k.planner->Tiers(k.path);
+      group.k_loss = k.sums.loss;
+      if (layer.shared) continue;
+      const Unit& v = layer.v[g];
+      group.v = v.planner->Tiers(v.path);
+      group.v_loss = v.sums.loss;
+    }
+  }
+  return plan;
+}
 
 }  // namespace
 
@@ -203,9 +289,9 @@ BudgetPlan SearchBudget(std::span<const std::vector<GroupChoices>> layers,
   Require(options.allow_shared || options.allow_separate,
           "budget: expected shared or separate latents to be allowed");
   const Search search(layers, options);
-  BudgetPlan plan = search.Best(0);
-  if (options.work_weight == 0 || plan.work == 0) return plan;
-  return search.Best(options.work_weight * options.bits_per_token / plan.work);
+  const Table table = search.Best(0);
+  if (options.work_weight == 0 || table.sums.work == 0) return ToPlan(table);
+  return ToPlan(search.Best(options.work_weight * options.bits_per_token / table.sums.work));
 }
 
 }  // namespace palu

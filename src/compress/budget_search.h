@@ -39,7 +39,8 @@ struct BudgetOptions {
 
 struct GroupPlan {
   bool shared = false;
-  std::vector<LatentTier> k, v;  // of the shared latent: in k
+  std::vector<LatentTier> k, v;   // of the shared latent: in k
+  double k_loss = 0, v_loss = 0;  // of predicted_loss
 };
 
 struct BudgetPlan {
@@ -52,12 +53,13 @@ struct BudgetPlan {
 // Mean squared error of a tier's quantiser over the energy of a latent, normally distributed.
 double QuantizerDistortion(int bits);
 
-// The plan of least predicted loss that a Lagrange multiplier reaches within the budget. With
-// work_weight it pays for work as well as for bits, at the rate that makes all of the work of the
-// plan found without cost work_weight times the budget: it loses more and decodes faster. Groups of
-// a layer choose alike between shared and separate latents, for a model has one down-projection per
-// layer and side. Every unit stores at least one block. Throws Error when even that exceeds the
-// budget, saying the least one that fits.
+// The plan of least predicted loss that a Lagrange multiplier reaches within the budget; what it
+// leaves is spent block by block, the largest gain per bit first, until nothing more fits or is
+// worth its work. With work_weight it pays for work as well as for bits, at the rate that makes all
+// of the work of the plan found without cost work_weight times the budget: it loses more and
+// decodes faster. Groups of a layer choose alike between shared and separate latents, for a model
+// has one down-projection per layer and side. Every unit stores at least one block. Throws Error
+// when even that exceeds the budget, saying the least one that fits.
 BudgetPlan SearchBudget(std::span<const std::vector<GroupChoices>> layers,
                         const BudgetOptions& options);
 

@@ -41,6 +41,8 @@ std::string FisherName(size_t layer, char projection) {
 std::string MeanName(size_t layer) { return fmt::format("layers.{}.mean", layer); }
 std::string OutputGradName(size_t layer) { return fmt::format("layers.{}.output_grad", layer); }
 
+std::string FarName(size_t layer) { return fmt::format("layers.{}.far_squares", layer); }
+
 int64_t PackedSize(int64_t n) { return n * (n + 1) / 2; }
 
 OwnedTensor PackLower(const Matrix<double>& gram) {
@@ -120,6 +122,7 @@ void SaveStats(const std::filesystem::path& path, const CalibrationStats& stats)
   for (size_t l = 0; l < stats.means.size(); ++l) {
     add(MeanName(l), AsTensor(stats.means[l]));
     add(OutputGradName(l), PackLower(stats.output_grads[l]));
+    add(FarName(l), AsTensor(stats.far_squares[l]));
   }
   const CalibrationSource& s = stats.source;
   const std::filesystem::path temporary = fmt::format("{}.tmp-{}", path.string(), ::getpid());
@@ -132,6 +135,7 @@ void SaveStats(const std::filesystem::path& path, const CalibrationStats& stats)
                     {"seqlen", fmt::to_string(s.seqlen)},
                     {"fisher_windows", fmt::to_string(s.fisher_windows)},
                     {"two_sided", s.two_sided ? "1" : "0"},
+                    {"recent", fmt::to_string(s.recent)},
                     {"files", stats.files}});
   std::error_code error;
   std::filesystem::rename(temporary, path, error);
@@ -162,11 +166,17 @@ CalibrationSource ReadStatsSource(const std::filesystem::path& path) {
           path.string(), kFormat, text("format"));
   Require(text("version") == kVersion, "{}: metadata field version: expected {}, found '{}'",
           path.string(), kVersion, text("version"));
-  // Older files lack the field, and the statistics.
-  const bool two_sided = file.metadata().contains("two_sided") && number("two_sided") == 1;
-  return {
-      text("model"), text("text"), number("windows"), number("seqlen"), number("fisher_windows"),
-      two_sided};
+  // Older files lack these fields, and the statistics.
+  const auto optional = [&](const std::string& name) {
+    return file.metadata().contains(name) ? number(name) : 0;
+  };
+  return {text("model"),
+          text("text"),
+          number("windows"),
+          number("seqlen"),
+          number("fisher_windows"),
+          optional("two_sided") == 1,
+          optional("recent")};
 }
 
 CalibrationStats LoadStats(const std::filesystem::path& path, const CalibrationSource& expected,
@@ -189,6 +199,7 @@ CalibrationStats LoadStats(const std::filesystem::path& path, const CalibrationS
           "{}: the statistics lack the outputs' gradients, which --budget needs; name another file "
           "or delete this one",
           path.string());
+  if (expected.two_sided) check("window of recent tokens", expected.recent, found.recent);
   CalibrationStats stats;
   stats.source = expected;
   const TensorStore store = TensorStore::OpenFile(path);
@@ -204,6 +215,7 @@ CalibrationStats LoadStats(const std::filesystem::path& path, const CalibrationS
       stats.means.push_back(AsVector(GetDouble(store, MeanName(i), {n})));
       stats.output_grads.push_back(
           UnpackLower(GetDouble(store, OutputGradName(i), {PackedSize(rows)}).As<double>(), rows));
+      stats.far_squares.push_back(AsVector(GetDouble(store, FarName(i), {rows})));
     }
     if (expected.fisher_windows == 0) continue;
     const Shape heads{config.num_kv_heads};

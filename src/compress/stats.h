@@ -21,6 +21,7 @@ struct CalibrationSource {
   int64_t seqlen = 0;
   int64_t fisher_windows = 0;  // the first of them, for the Fisher information; 0: none
   bool two_sided = false;      // means of the inputs and gradients of the outputs, too
+  int64_t recent = 0;          // with two_sided: tokens of the window that the cache will have
 
   friend bool operator==(const CalibrationSource&, const CalibrationSource&) = default;
 };
@@ -31,9 +32,12 @@ struct CalibrationStats {
   std::vector<LayerFisher> fisher;    // per layer; empty when not computed
   // With two_sided, per layer: the mean of x [hidden], and the second moment of the gradient of a
   // window's summed loss at the outputs of the key and value projections, keys above values, per
-  // token of the Fisher windows; lower triangle [2 n_kv d, 2 n_kv d].
+  // token of the Fisher windows; lower triangle [2 n_kv d, 2 n_kv d]. far_squares: its diagonal
+  // without what queries less than `recent` tokens later add to the gradients, for those meet a
+  // token as it was; [2 n_kv d].
   std::vector<std::vector<double>> means;
   std::vector<Matrix<double>> output_grads;
+  std::vector<std::vector<double>> far_squares;
   std::string files;  // names of the texts, for people; may be empty
 };
 
@@ -42,8 +46,9 @@ std::string Fingerprint(const Model& model);
 std::string Fingerprint(std::span<const TokenId> ids);
 
 // A safetensors file: "layers.{i}.gram" F64 packed lower triangle by rows [hidden*(hidden+1)/2],
-// "layers.{i}.fisher.k" and ".v" F64 [n_kv], "layers.{i}.mean" F64 [hidden] and
-// "layers.{i}.output_grad" (packed as the Gram matrix), the source in the metadata. Written
+// "layers.{i}.fisher.k" and ".v" F64 [n_kv], "layers.{i}.mean" F64 [hidden],
+// "layers.{i}.output_grad" (packed as the Gram matrix) and "layers.{i}.far_squares" F64
+// [2 n_kv d], the source in the metadata. Written
 // atomically.
 void SaveStats(const std::filesystem::path& path, const CalibrationStats& stats);
 

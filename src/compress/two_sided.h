@@ -12,6 +12,7 @@
 
 #include <vector>
 
+#include "compress/decompose.h"
 #include "tensor/tensor.h"
 
 namespace palu {
@@ -21,6 +22,12 @@ struct TwoSidedFactors {
   Matrix<double> down;         // A [k, hidden]
   std::vector<double> energy;  // S_i^2, descending, [k]
 };
+
+// From the decomposition of R^T W with the inputs whitened by L: {P, S, Q^T L^-1}. output: R.
+TwoSidedFactors TwoSidedFrom(GroupSvd svd, MatrixView<const double> output);
+
+// R^T W, which is decomposed. Shapes as below.
+Matrix<double> WeighOutputs(MatrixView<const double> weight, MatrixView<const double> output);
 
 // weight: W [rows, hidden]. input: L [hidden, hidden], output: R [rows, rows], lower triangular, as
 // WhiteningFactor makes them. Throws Error when shapes disagree or a value is not finite.

@@ -1,5 +1,6 @@
 #include "format/compressed_model.h"
 
+#include <map>
 #include <set>
 
 #include "base/error.h"
@@ -63,6 +64,30 @@ class TensorList {
 };
 
 }  // namespace
+
+Model InMemory(const Model& dense, const KvCompression& compression,
+               const std::vector<LayerFactors>& factors) {
+  std::map<std::string, TensorView> views;
+  const auto add = [&](const std::string& name, const OwnedTensor& tensor) {
+    if (tensor.data()) views[name] = tensor.View();
+  };
+  for (size_t i = 0; i < factors.size(); ++i) {
+    const auto layer = static_cast<int64_t>(i);
+    for (const auto& [module, side] : {std::pair{names::KProj(layer), &factors[i].k},
+                                       std::pair{names::VProj(layer), &factors[i].v}}) {
+      add(names::VT(module), side->vt);
+      add(names::VTBias(module), side->vt_bias);
+      add(names::Bias(module), side->bias);
+      for (size_t g = 0; g < side->u.size(); ++g) {
+        add(names::U(module, static_cast<int64_t>(g)), side->u[g]);
+      }
+    }
+  }
+  return Model::Compressed(dense, compression, [&](const std::string& name) {
+    const auto found = views.find(name);
+    return found == views.end() ? TensorView() : found->second;
+  });
+}
 
 void WriteCompressedModel(const CompressedModel& model, const std::filesystem::path& directory) {
   const auto layers = static_cast<size_t>(model.config.num_layers);

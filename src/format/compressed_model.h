@@ -7,6 +7,7 @@
 
 #include "io/safetensors.h"
 #include "model/config.h"
+#include "model/weights.h"
 #include "tensor/tensor.h"
 
 namespace palu {
@@ -24,6 +25,11 @@ struct LayerFactors {
   Factors k, v;  // without `u` where the projection stays dense; v without `vt` and `vt_bias` where
                  // values share the keys' latents
 };
+
+// The compressed model without a directory, as loading one gives it: views into `dense` and
+// `factors`, which must outlive it.
+Model InMemory(const Model& dense, const KvCompression& compression,
+               const std::vector<LayerFactors>& factors);
 
 // What a compressed directory is made of. References must outlive the call that writes it.
 struct CompressedModel {

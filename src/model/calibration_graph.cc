@@ -27,13 +27,14 @@ void RequireWindow(const ModelConfig& config, std::span<const int32_t> ids) {
 
 template <class T>
 CalibrationGraph<T>::CalibrationGraph(const ModelConfig& config, const ModelWeights& weights,
-                                      std::vector<double> inv_freq, ThreadPool& pool)
+                                      std::vector<double> inv_freq, ThreadPool& pool,
+                                      int64_t recent)
     : config_(config),
       weights_(weights),
       inv_freq_(std::move(inv_freq)),
       pool_(pool),
       linear_(pool),
-      layer_(config, pool) {
+      layer_(config, pool, recent) {
   Require(static_cast<int64_t>(2 * inv_freq_.size()) == config.head_dim,
           "calibration: expected {} RoPE frequencies, found {}", config.head_dim / 2,
           inv_freq_.size());

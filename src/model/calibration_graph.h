@@ -28,10 +28,10 @@ class CalibrationGraph {
   using InputHook = std::function<void(int64_t layer, MatrixView<const T> x)>;
   using GradientHook = std::function<void(int64_t layer, const KvGradients<T>& gradients)>;
 
-  // inv_freq: RoPE's inverse frequencies, scaling rules applied, [head_dim / 2]. Throws Error when
-  // the model is already factored.
+  // inv_freq: RoPE's inverse frequencies, scaling rules applied, [head_dim / 2]. recent: of
+  // KvGradients. Throws Error when the model is already factored.
   CalibrationGraph(const ModelConfig& config, const ModelWeights& weights,
-                   std::vector<double> inv_freq, ThreadPool& pool);
+                   std::vector<double> inv_freq, ThreadPool& pool, int64_t recent = 0);
 
   // Forward only, as far as the last layer's projections.
   void CollectInputs(std::span<const int32_t> ids, const InputHook& on_input);

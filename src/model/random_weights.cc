@@ -1,7 +1,6 @@
 // Models with random weights: real shapes without a download.
 #include <algorithm>
 #include <cstring>
-#include <map>
 
 #include "base/cancel.h"
 #include "base/rng.h"
@@ -55,29 +54,16 @@ Model Model::Random(const ModelConfig& config, DType dtype, uint64_t seed, Threa
 
 Model Model::RandomCompressed(const Model& dense, const KvCompression& compression, uint64_t seed,
                               ThreadPool* pool) {
-  std::map<std::string, TensorView> shared;
-  ModelWeights unbound;
-  const std::vector<WeightSlot> dense_table = WeightTable(dense.config(), unbound);
-  for (size_t i = 0; i < dense_table.size(); ++i) {
-    shared[dense_table[i].name] = dense.views()[i].second;
-  }
   Model model;
-  model.path_ = dense.path();
-  model.config_ = dense.config();
-  model.config_.compression = compression;
   uint64_t stream = 0;
-  const std::vector<WeightSlot> table = WeightTable(model.config_, *model.weights_);
-  for (const WeightSlot& slot : table) {
-    const auto found = shared.find(slot.name);
-    if (found != shared.end() && found->second.shape == slot.shape) {
-      *slot.view = found->second;
+  model.BindCompressed(dense, compression, [&](const WeightSlot& slot, const TensorView& same) {
+    if (same) {
+      *slot.view = same;
     } else {
       model.BindRandom(slot, dense.weights().layers.at(0).q.dtype, seed, stream++, pool);
     }
-  }
+  });
   if (compression.rotary_pairs > 0) ClearBeyondRotaryBounds(model.config_, *model.weights_);
-  model.RememberViews(table);
-  if (model.config_.tied_embeddings) model.weights_->lm_head = model.weights_->embedding;
   return model;
 }
 

@@ -150,6 +150,39 @@ Model Model::Load(const std::filesystem::path& directory) {
   return model;
 }
 
+void Model::BindCompressed(const Model& dense, const KvCompression& compression,
+                           const std::function<void(const WeightSlot&, const TensorView&)>& bind) {
+  std::map<std::string, TensorView> shared;
+  ModelWeights unbound;
+  const std::vector<WeightSlot> dense_table = WeightTable(dense.config(), unbound);
+  for (size_t i = 0; i < dense_table.size(); ++i) {
+    shared[dense_table[i].name] = dense.views()[i].second;
+  }
+  path_ = dense.path();
+  config_ = dense.config();
+  config_.compression = compression;
+  const std::vector<WeightSlot> table = WeightTable(config_, *weights_);
+  for (const WeightSlot& slot : table) {
+    const auto found = shared.find(slot.name);
+    const bool same = found != shared.end() && found->second.shape == slot.shape;
+    bind(slot, same ? found->second : TensorView());
+  }
+  RememberViews(table);
+  if (config_.tied_embeddings) weights_->lm_head = weights_->embedding;
+}
+
+Model Model::Compressed(const Model& dense, const KvCompression& compression,
+                        const std::function<TensorView(const std::string&)>& factor) {
+  Model model;
+  model.BindCompressed(dense, compression, [&](const WeightSlot& slot, const TensorView& same) {
+    const TensorView own = factor(slot.name);
+    *slot.view = own ? own : same;
+    Require(slot.view->shape == slot.shape, "tensor {}: expected {}, found {}", slot.name,
+            ToString(slot.shape), ToString(slot.view->shape));
+  });
+  return model;
+}
+
 void Model::RememberViews(const std::vector<WeightSlot>& table) {
   for (const WeightSlot& slot : table) views_.emplace_back(slot.weight_class, *slot.view);
 }

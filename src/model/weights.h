@@ -3,6 +3,7 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -74,6 +75,12 @@ class Model {
   static Model Random(const ModelConfig& config, DType dtype, uint64_t seed,
                       ThreadPool* pool = nullptr);
 
+  // `dense` as `compression` has it: factor(name) gives the tensors that differ, and a null view
+  // for those of `dense`. All are views into what must outlive the result. Throws Error naming a
+  // tensor that is missing or of another shape.
+  static Model Compressed(const Model& dense, const KvCompression& compression,
+                          const std::function<TensorView(const std::string& name)>& factor);
+
   // `dense` with random factors where `compression` has ranks, in the dense projections' type.
   // Every other tensor is a view into `dense`, which must outlive the result.
   static Model RandomCompressed(const Model& dense, const KvCompression& compression, uint64_t seed,
@@ -91,6 +98,9 @@ class Model {
 
  private:
   Model() : weights_(std::make_unique<ModelWeights>()) {}
+  // Calls bind for every tensor, with what has the same name and shape in `dense`, if any.
+  void BindCompressed(const Model& dense, const KvCompression& compression,
+                      const std::function<void(const WeightSlot&, const TensorView& same)>& bind);
   // Joins the bias that the published Palu code keeps in one part per group.
   void BindPublishedBias(const std::string& projection, ProjectionWeights& weights);
   void RememberViews(const std::vector<WeightSlot>& table);

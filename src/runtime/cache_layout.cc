@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include "base/error.h"
-#include "base/log.h"
 #include "ops/int8_up.h"
 #include "tensor/tensor.h"
 
@@ -24,27 +23,12 @@ LatentQuantization EffectiveQuantization(const ModelConfig& config, const CacheF
 
 }  // namespace
 
-CacheFormat FormatOn(Device device, const ModelConfig& config, CacheFormat format) {
-  if (device.kind != Device::Kind::kCuda || !config.compression ||
-      config.compression->recent == 0) {
-    return format;
-  }
-  if (format.window) {
-    Warn(
-        "on a GPU the last {} tokens are read as they were quantised, too; the CPU keeps them in "
-        "fp16",
-        config.compression->recent);
-  }
-  format.window = false;
-  return format;
-}
-
 CacheLayout::CacheLayout(const ModelConfig& config, const CacheFormat& format)
     : dtype_(format.dtype),
       quantization_(EffectiveQuantization(config, format)),
       elements_per_token_(2 * config.num_layers * config.kv_size()) {
   tiered_ = config.compression && config.compression->tiered;
-  if (tiered_ && format.window) recent_ = config.compression->recent;
+  if (tiered_) recent_ = config.compression->recent;
   Require(!tiered_ || !format.latent_bits,
           "latent-bits: expected latents that are stored alike, found a model with tiers of bits");
   const auto place = [&](const ProjectionRanks& projection) {

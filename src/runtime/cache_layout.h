@@ -15,7 +15,6 @@
 
 #include "model/config.h"
 #include "ops/paged_kv.h"
-#include "tensor/device.h"
 
 namespace palu {
 
@@ -31,12 +30,7 @@ struct CacheFormat {
 
   DType dtype = DType::kF16;       // F32, F16 or BF16: of everything that is not quantised
   std::optional<int> latent_bits;  // instead of the model's own (experiments); 16: not quantised
-  bool window = true;              // of recent tokens, where the model asks for one
 };
-
-// The format on a device, which says so if a model's window of recent tokens is left out there: the
-// kernels of a GPU read blocks alone.
-CacheFormat FormatOn(Device device, const ModelConfig& config, CacheFormat format);
 
 struct LayerCacheLayout {
   CachedPages k, v;

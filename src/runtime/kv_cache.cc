@@ -105,13 +105,12 @@ CachedSequence CachedSequence::Fork() const {
 
 KvCache::KvCache(const ModelConfig& config, const CacheFormat& format, int64_t max_bytes,
                  Device device)
-    : KvCache(CacheLayout(config, FormatOn(device, config, format)), max_bytes, device) {}
+    : KvCache(CacheLayout(config, format), max_bytes, device) {}
 
 KvCache::KvCache(CacheLayout layout, int64_t max_bytes, Device device)
     : layout_(std::move(layout)), device_(device), pool_(layout_.block_bytes(), max_bytes, device) {
   if (layout_.window_bytes() > 0) {
-    assert(device.kind == Device::Kind::kCpu);
-    windows_.emplace(layout_.window_bytes());
+    windows_.emplace(layout_.window_bytes(), 0, device);
   }
 }
 

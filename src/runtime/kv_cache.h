@@ -25,6 +25,9 @@ class CachedSequence {
   // Position of the first token (RoPE counts from here).
   int64_t first_position() const { return first_position_; }
   BlockTable table() const { return {blocks_.data()}; }
+  // The window of recent tokens, on the blocks' device; null where the layout has none or nothing
+  // was reserved yet.
+  std::byte* window() const { return window_; }
   // Row of a token of the window in a page of latents, [width]; the window is a ring, and null
   // where the layout has none.
   Half* RecentRow(const CachedPages::Page& page, int64_t token) const;
@@ -82,7 +85,7 @@ class KvCache {
   CacheLayout layout_;
   Device device_;
   BlockPool pool_;
-  std::optional<BlockPool> windows_;  // one per sequence; on the CPU, where the layout has some
+  std::optional<BlockPool> windows_;  // one per sequence, where the layout has some
 };
 
 }  // namespace palu

@@ -202,8 +202,8 @@ TEST_F(CliCompress, BudgetIsOneKnob) {
   const json& kv = inspected["kv_cache"];
   const double bits = kv["bits_per_element"];
   EXPECT_LE(bits, 1.5);
-  // A multiplier reaches the convex hull only; between its corners lie a few blocks of 16 latents.
-  EXPECT_GT(bits, 1.5 - 4.0 * 16 * 8 / (2 * 6 * 256));
+  // No block of 16 latents more fits at 2 bits, the window's share included, in a tier of its own.
+  EXPECT_GT(bits, 1.5 - (16 * 2.125 + 8) / (2 * 6 * 256));
   const json& bytes = kv["layout"]["bytes"];
   EXPECT_EQ(kv["window_tokens"], 16);
   EXPECT_NE(Ok({"inspect", Path("tiers")}).out.find("a window of the last 16 tokens"),

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <cmath>
+#include <cstring>
 
 #include "compress/calibrate.h"
 #include "format/rounding.h"
@@ -22,10 +23,12 @@ class BudgetPipeline : public ::testing::Test {
   static CalibrationStats MakeStats(const Model& model) {
     const auto ids = testing::Ids(testing::Golden("golden_stories260k.json")["greedy_from_bos"]);
     ThreadPool pool(2);
-    return Calibrate(model, ids, PlanCalibration(model, ids, 2, 80, 2, true), {.pool = pool});
+    return Calibrate(model, ids, PlanCalibration(model, ids, 2, 80, 2, true, 16), {.pool = pool});
   }
 
+  // Windows of other lengths than the statistics' are for what does not depend on gradients.
   CompressionResult Compress(const BudgetCompressOptions& options) {
+    stats_.source.recent = options.recent;
     return CompressToBudget(model_, stats_, options, exec_);
   }
 
@@ -73,6 +76,30 @@ TEST_F(BudgetPipeline, PreferringSpeedRebuildsLess) {
   EXPECT_LE(CacheLayout(config, DType::kF16).bits_per_element(), 3);
 }
 
+// The same table, whose loss is what queries beyond the window add.
+TEST_F(BudgetPipeline, TheWindowTakesItsShareOfThePredictedLoss) {
+  const CompressionResult all = Compress({.bits_per_element = 3});
+  for (std::vector<double>& squares : stats_.far_squares) {
+    for (size_t i = 0; i < squares.size(); ++i) squares[i] *= 0.25;
+  }
+  const CompressionResult quarter = Compress({.bits_per_element = 3});
+  EXPECT_NEAR(quarter.compression.predicted_loss, all.compression.predicted_loss / 4,
+              1e-12 * all.compression.predicted_loss);
+  for (size_t l = 0; l < all.compression.layers.size(); ++l) {
+    EXPECT_EQ(quarter.compression.layers[l].k.tiers, all.compression.layers[l].k.tiers);
+  }
+  // Without a window everything is far, to the rounding of float64.
+  const auto ids = testing::Ids(testing::Golden("golden_stories260k.json")["greedy_from_bos"]);
+  stats_ = Calibrate(model_, ids, PlanCalibration(model_, ids, 2, 80, 2, true, 0), exec_);
+  for (size_t l = 0; l < stats_.far_squares.size(); ++l) {
+    for (size_t i = 0; i < stats_.far_squares[l].size(); ++i) {
+      const auto r = static_cast<int64_t>(i);
+      EXPECT_NEAR(stats_.far_squares[l][i], stats_.output_grads[l](r, r),
+                  1e-12 * stats_.far_squares[l][i]);
+    }
+  }
+}
+
 TEST_F(BudgetPipeline, TheConfigurationSurvivesTheDisk) {
   const CompressionResult result = Compress({.bits_per_element = 2.5});
   const Model loaded = Written(result, "model");
@@ -90,6 +117,25 @@ TEST_F(BudgetPipeline, TheConfigurationSurvivesTheDisk) {
     EXPECT_EQ(read.k.ranks, made.k.ranks);
     EXPECT_EQ(read.k.tiers, made.k.tiers);
     EXPECT_EQ(read.v.tiers, made.v.tiers);
+  }
+}
+
+// What is judged is what is written.
+TEST_F(BudgetPipeline, TheModelInMemoryIsTheOneOnDisk) {
+  for (const bool shared : {false, true}) {
+    const CompressionResult made =
+        Compress({.bits_per_element = 2, .allow_shared = shared, .allow_separate = !shared});
+    const Model written = Written(made, fmt::format("shared-{}", shared));
+    const Model model = InMemory(model_, made.compression, made.factors);
+    EXPECT_EQ(CacheLayout(model.config(), DType::kF16).bits_per_element(),
+              CacheLayout(written.config(), DType::kF16).bits_per_element());
+    ASSERT_EQ(model.views().size(), written.views().size());
+    for (size_t i = 0; i < model.views().size(); ++i) {
+      const TensorView &a = model.views()[i].second, &b = written.views()[i].second;
+      ASSERT_EQ(a.shape, b.shape);
+      ASSERT_EQ(a.dtype, b.dtype);
+      EXPECT_EQ(std::memcmp(a.data, b.data, static_cast<size_t>(a.bytes())), 0) << i;
+    }
   }
 }
 
@@ -199,6 +245,9 @@ TEST_F(BudgetPipeline, RefusesWhatItCannotDo) {
   EXPECT_NE(ErrorOf([&] { Compress({.block = 48}); }).find("tier-block"), std::string::npos);
   EXPECT_NE(ErrorOf([&] { Compress({.bits_per_element = 0.1}); }).find("or more"),
             std::string::npos);
+  stats_.source.recent = 5;
+  EXPECT_EQ(ErrorOf([&] { CompressToBudget(model_, stats_, {}, exec_); }),
+            "budget: expected calibration statistics for a window of 16 recent tokens, found 5");
   stats_.output_grads.clear();
   EXPECT_NE(ErrorOf([&] { Compress({}); }).find("output gradients"), std::string::npos);
 }

@@ -1,8 +1,10 @@
 #include "compress/budget_search.h"
 
+#include <algorithm>
 #include <cmath>
 #include <functional>
 #include <numeric>
+#include <set>
 
 #include "testing.h"
 
@@ -60,6 +62,23 @@ TEST(SearchBudget, CountsWhatItStoresAndLoses) {
     EXPECT_DOUBLE_EQ(plan.bits_per_token, bits);
     EXPECT_LE(bits, budget);
     EXPECT_NEAR(plan.predicted_loss, loss, 1e-12 * loss);
+    double parts = 0;
+    for (const auto& groups : plan.layers) parts += groups[0].k_loss + groups[0].v_loss;
+    EXPECT_NEAR(parts, loss, 1e-12 * loss);
+  }
+}
+
+// Nothing is left that a block with more bits could spend, whatever the window adds to its price.
+TEST(SearchBudget, SpendsWhatFits) {
+  const auto layers = TwoLayers();
+  for (const double window : {0.0, 0.125}) {
+    for (double budget = 400; budget < 1000; budget += 7) {
+      const BudgetPlan plan =
+          SearchBudget(layers, {.bits_per_token = budget, .window_bits = window});
+      EXPECT_LE(plan.bits_per_token, budget);
+      // The next block at 2 bits, or one bit more for a block, in a tier of its own.
+      EXPECT_GT(plan.bits_per_token, budget - 16 * (2 + window) - 8) << budget;
+    }
   }
 }
 
@@ -73,14 +92,15 @@ TEST(SearchBudget, MoreBitsLoseLess) {
   }
 }
 
-// Against all monotone tables of one unit: a Lagrange multiplier reaches the lower convex hull, so
-// at the bits that the plan spends nothing can lose less.
-TEST(SearchBudget, NoTableOfTheSameBitsLosesLess) {
+// Against all monotone tables of one unit: those on the lower convex hull of bits and loss are
+// found when the budget is what they take, and then nothing within it loses less.
+TEST(SearchBudget, FindsTheTablesOnTheHull) {
   const LatentEnergies k = Decaying(64, 1.0, 0.06), v(16, 1e-9);
   const std::vector<std::vector<GroupChoices>> layers{{{k, v, Decaying(80, 1, 0.1)}}};
-  const BudgetPlan plan = SearchBudget(layers, {.bits_per_token = 250, .allow_shared = false});
-  const double spent = BitsOf(plan.layers[0][0].k), loss = LossOf(k, plan.layers[0][0].k, 1);
-  int64_t tables = 0;
+  struct Table {
+    double bits, loss;
+  };
+  std::vector<Table> tables;
   const std::vector<int> choices{8, 4, 3, 2, 0};
   std::vector<int> bits;
   const std::function<void(size_t)> extend = [&](size_t first) {
@@ -91,9 +111,7 @@ TEST(SearchBudget, NoTableOfTheSameBitsLosesLess) {
         if (tiers.empty() || tiers.back().bits != b) tiers.push_back({0, b});
         tiers.back().width += 16;
       }
-      ++tables;
-      if (BitsOf(tiers) > spent) return;
-      EXPECT_GE(LossOf(k, tiers, 1), loss * (1 - 1e-12));
+      if (!tiers.empty()) tables.push_back({BitsOf(tiers), LossOf(k, tiers, 1)});
       return;
     }
     for (size_t c = first; c < choices.size(); ++c) {
@@ -103,7 +121,23 @@ TEST(SearchBudget, NoTableOfTheSameBitsLosesLess) {
     }
   };
   extend(0);
-  EXPECT_EQ(tables, 70);  // multisets of 4 from 5
+  ASSERT_EQ(tables.size(), 69u);            // multisets of 4 from 5, but for the one of nothing
+  constexpr double kOfValues = 8 + 16 * 2;  // which are worth nothing
+  std::set<double> found;
+  for (double price = 1e-5; price < 1; price *= 1.3) {
+    const auto best = *std::min_element(tables.begin(), tables.end(), [&](Table a, Table b) {
+      return a.loss + price * a.bits < b.loss + price * b.bits;
+    });
+    if (!found.insert(best.bits).second) continue;
+    const BudgetPlan plan =
+        SearchBudget(layers, {.bits_per_token = best.bits + kOfValues, .allow_shared = false});
+    const double loss = LossOf(k, plan.layers[0][0].k, 1);
+    EXPECT_NEAR(loss, best.loss, 1e-12);
+    for (const Table& table : tables) {
+      EXPECT_TRUE(table.bits > best.bits || table.loss >= loss * (1 - 1e-12));
+    }
+  }
+  EXPECT_GT(found.size(), 5u);
 }
 
 TEST(SearchBudget, SharesWhereThatLosesLess) {

@@ -67,26 +67,30 @@ TEST(Calibrate, GramIsTheSumOverInputs) {
 
 // The same windows by plain loops in float64; the library differs by the order of its sums, of
 // which each is off by at most n 2^-53 times the sum of magnitudes, and by a scale rounded twice.
-TEST(Calibrate, TwoSidedSumsAreOfInputsAndOutputGradients) {
+void ExpectTwoSidedSums(int64_t recent) {
   const Model model = Model::Load(testing::Repo("tests/data/models/stories260k"));
   const auto ids = testing::Ids(testing::Golden("golden_stories260k.json")["greedy_from_bos"]);
   constexpr int64_t kWindows = 3, kFisher = 2, kSeqlen = 32;
   ThreadPool pool(2);
-  const CalibrationStats stats = Calibrate(
-      model, ids, PlanCalibration(model, ids, kWindows, kSeqlen, kFisher, true), {.pool = pool});
+  const CalibrationStats stats =
+      Calibrate(model, ids, PlanCalibration(model, ids, kWindows, kSeqlen, kFisher, true, recent),
+                {.pool = pool});
   const ModelConfig& c = model.config();
   ASSERT_EQ(std::ssize(stats.means), c.num_layers);
   ASSERT_EQ(std::ssize(stats.output_grads), c.num_layers);
   const int64_t kv = c.kv_size();
   std::vector<Matrix<double>> sums, magnitudes;
-  std::vector<std::vector<double>> inputs(static_cast<size_t>(c.num_layers)), sizes = inputs;
+  std::vector<std::vector<double>> inputs(static_cast<size_t>(c.num_layers)), sizes = inputs,
+                                                                              far = inputs;
   for (int64_t l = 0; l < c.num_layers; ++l) {
     sums.emplace_back(2 * kv, 2 * kv).Fill(0);
     magnitudes.emplace_back(2 * kv, 2 * kv).Fill(0);
     inputs[static_cast<size_t>(l)].assign(static_cast<size_t>(c.hidden_size), 0.0);
     sizes[static_cast<size_t>(l)] = inputs[static_cast<size_t>(l)];
+    far[static_cast<size_t>(l)].assign(static_cast<size_t>(2 * kv), 0.0);
   }
-  CalibrationGraph<float> graph(c, model.weights(), InverseFrequencies(c.rope, c.head_dim), pool);
+  CalibrationGraph<float> graph(c, model.weights(), InverseFrequencies(c.rope, c.head_dim), pool,
+                                recent);
   const auto on_input = [&](int64_t layer, MatrixView<const float> x) {
     const auto l = static_cast<size_t>(layer);
     for (int64_t t = 0; t < x.rows; ++t) {
@@ -101,6 +105,8 @@ TEST(Calibrate, TwoSidedSumsAreOfInputsAndOutputGradients) {
     for (int64_t t = 0; t < kSeqlen; ++t) {
       const auto at = [&](int64_t i) { return double{i < kv ? g.dk(t, i) : g.dv(t, i - kv)}; };
       for (int64_t i = 0; i < 2 * kv; ++i) {
+        const double x = i < kv ? g.far_dk(t, i) : g.far_dv(t, i - kv);
+        far[l][static_cast<size_t>(i)] += x * x;
         for (int64_t j = 0; j <= i; ++j) {
           sums[l](i, j) += at(i) * at(j);
           magnitudes[l](i, j) += std::abs(at(i) * at(j));
@@ -124,11 +130,31 @@ TEST(Calibrate, TwoSidedSumsAreOfInputsAndOutputGradients) {
       EXPECT_NEAR(stats.means[l][i], inputs[l][i] / tokens, 0x1p-50 * sizes[l][i]);
     }
     for (int64_t i = 0; i < 2 * kv; ++i) {
+      const double expected = scale * far[l][static_cast<size_t>(i)];
+      ASSERT_NEAR(stats.far_squares[l][static_cast<size_t>(i)], expected, 0x1p-44 * expected);
+      if (recent == 0) ASSERT_NEAR(expected, stats.output_grads[l](i, i), 0x1p-44 * expected);
       for (int64_t j = 0; j <= i; ++j) {
         ASSERT_NEAR(stats.output_grads[l](i, j), scale * sums[l](i, j),
                     (kWindows * kSeqlen + 4) * 0x1p-52 * scale * magnitudes[l](i, j));
       }
     }
+  }
+}
+
+TEST(Calibrate, TwoSidedSumsAreOfInputsAndOutputGradients) {
+  for (const int64_t recent : {0, 5}) ExpectTwoSidedSums(recent);
+  const Model model = Model::Load(testing::Repo("tests/data/models/stories260k"));
+  const auto ids = testing::Ids(testing::Golden("golden_stories260k.json")["greedy_from_bos"]);
+  // A window as long as the text hides every token's code.
+  ThreadPool pool(2);
+  const CalibrationStats hidden =
+      Calibrate(model, ids, PlanCalibration(model, ids, 1, 32, 1, true, 32), {.pool = pool});
+  for (size_t l = 0; l < hidden.far_squares.size(); ++l) {
+    double far = 0, all = 0;
+    for (const double x : hidden.far_squares[l]) far += x;
+    for (int64_t i = 0; i < hidden.output_grads[l].rows(); ++i) all += hidden.output_grads[l](i, i);
+    EXPECT_LT(far, 1e-10 * all)
+        << l;  // squares of differences of equal float32 sums, in two orders
   }
   EXPECT_NE(testing::ErrorOf([&] { PlanCalibration(model, ids, 1, 16, 0, true); }).find("--budget"),
             std::string::npos);

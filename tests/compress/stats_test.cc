@@ -57,16 +57,19 @@ TEST(Stats, TwoSidedSumsRoundTrip) {
   CalibrationStats saved = RandomStats(config);
   SaveStats(dir / "older", saved);
   saved.source.two_sided = true;
+  saved.source.recent = 16;
   const int64_t rows = 2 * config.kv_size();
   for (int64_t l = 0; l < config.num_layers; ++l) {
     saved.means.emplace_back(static_cast<size_t>(config.hidden_size), 0.5 + static_cast<double>(l));
     saved.output_grads.push_back(
         testing::RandomMatrix<double>(rows, rows, static_cast<uint32_t>(100 + l)));
+    saved.far_squares.emplace_back(static_cast<size_t>(rows), 0.25 + static_cast<double>(l));
   }
   SaveStats(dir / "stats", saved);
   EXPECT_EQ(ReadStatsSource(dir / "stats"), saved.source);
   const CalibrationStats loaded = LoadStats(dir / "stats", saved.source, config);
   EXPECT_EQ(loaded.means, saved.means);
+  EXPECT_EQ(loaded.far_squares, saved.far_squares);
   ASSERT_EQ(loaded.output_grads.size(), saved.output_grads.size());
   for (size_t l = 0; l < saved.output_grads.size(); ++l) {
     for (int64_t r = 0; r < rows; ++r) {
@@ -80,6 +83,12 @@ TEST(Stats, TwoSidedSumsRoundTrip) {
   plain.two_sided = false;
   EXPECT_TRUE(LoadStats(dir / "stats", plain, config).means.empty());
   EXPECT_NE(ErrorOf([&] { LoadStats(dir / "older", saved.source, config); }).find("--budget"),
+            std::string::npos);
+  CalibrationSource wider = saved.source;
+  wider.recent = 32;
+  EXPECT_NE(ErrorOf([&] {
+              LoadStats(dir / "stats", wider, config);
+            }).find("another window of recent tokens: expected 32, found 16"),
             std::string::npos);
 }
 

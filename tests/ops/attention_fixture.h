@@ -98,7 +98,7 @@ class AttentionFixture {
   std::vector<double> Reference(const QueryChunk& chunk, int64_t head) const {
     const std::span<const float> query(q.Row(chunk.row) + head * layer.head_dim,
                                        static_cast<size_t>(layer.head_dim));
-    return reference::AttendOne(layer, chunk, query, head, 0, frequencies_);
+    return reference::AttendOne(layer, chunk, query, head, 0, frequencies_, recent);
   }
 
   double theta() const { return theta_; }
@@ -120,6 +120,7 @@ class AttentionFixture {
 
   std::span<const double> frequencies() const { return frequencies_; }
   int64_t block_bytes() const { return block_bytes_; }
+  int64_t window_bytes() const { return window_bytes_; }
 
   AttentionLayer layer;
   std::vector<QueryChunk> chunks;
@@ -146,6 +147,8 @@ class AttentionFixture {
       p.pages.pages.push_back({block_bytes_, width});
       if (p.pages.tiered) {
         PlaceTiers(s.tiers, p.pages.pages.back());
+        p.pages.pages.back().window_offset = window_bytes_;
+        window_bytes_ += s.recent * width * static_cast<int64_t>(sizeof(Half));
       } else {
         block_bytes_ +=
             kBlockTokens * (p.pages.quantized() ? p.pages.quantization.bytes(width)
@@ -200,6 +203,17 @@ class AttentionFixture {
     }
   }
 
+  // As a window keeps them.
+  static std::vector<float> RandomHalves(int64_t n, uint32_t seed) {
+    std::vector<float> values = RandomFloats(n, seed, 0.3f);
+    for (float& x : values) {
+      Half half;
+      FromFloat(&x, 1, DType::kF16, &half);
+      ToFloat(&half, DType::kF16, 1, &x);
+    }
+    return values;
+  }
+
   // The second chunk's window lacks a few tokens, as after a truncation.
   void MakeRecent(const AttentionShapes& s) {
     int64_t rows = 0;
@@ -209,8 +223,8 @@ class AttentionFixture {
       chunk.recent_row = rows;
       rows += chunk.start + chunk.count - chunk.recent_begin;
     }
-    recent_keys_ = RandomFloats(rows * layer.k.pages.width(), 98, 0.3f);
-    recent_values_ = RandomFloats(rows * layer.v.pages.width(), 97, 0.3f);
+    recent_keys_ = RandomHalves(rows * layer.k.pages.width(), 98);
+    recent_values_ = RandomHalves(rows * layer.v.pages.width(), 97);
     recent = {s.recent,
               {recent_keys_.data(), rows, layer.k.pages.width()},
               {(s.shared ? recent_keys_ : recent_values_).data(), rows, layer.v.pages.width()}};
@@ -278,7 +292,7 @@ class AttentionFixture {
   double theta_;
   std::vector<double> frequencies_;
   PositionTable positions_;
-  int64_t block_bytes_ = 0, tokens_ = 0;
+  int64_t block_bytes_ = 0, window_bytes_ = 0, tokens_ = 0;
   uint32_t seed_ = 1;
   std::vector<Int8Up> int8_up_;
   std::unique_ptr<LaneSplit> split_;

@@ -55,22 +55,29 @@ class Calibration {
         budget_(ResidualBudget()),
         blas_(stream_),
         layers_(config_, weights_, stream_),
-        layer_(config_, n_, InverseFrequencies(config_.rope, config_.head_dim), blas_, stream_),
+        layer_(config_, n_, source.recent, InverseFrequencies(config_.rope, config_.head_dim),
+               blas_, stream_),
         shares_(source.windows, (source.windows + 2 * source.fisher_windows) * config_.num_layers,
                 on_window) {
     const int64_t hidden = config_.hidden_size;
     device_ids_.Resize(std::ssize(ids_));
     device_ids_.Upload(ids_.data(), std::ssize(ids_), stream_);
-    wide_.Resize(residual_);
+    wide_.Resize(n_ * std::max(hidden, source.two_sided ? 2 * config_.kv_size() : 0));
     gram_.Resize(hidden * hidden);
     stats_.source = source;
     for (int64_t l = 0; l < config_.num_layers; ++l) {
       stats_.grams.emplace_back(hidden, hidden).Fill(0);
+      if (source.two_sided) two_sided_.emplace_back(hidden, 2 * config_.kv_size());
       if (source.fisher_windows == 0) continue;
       squares_.emplace_back(2 * config_.kv_size(), hidden).Fill(0);
     }
     if (source.fisher_windows == 0) return;
     device_squares_.Resize(2 * config_.kv_size() * hidden);
+    if (source.two_sided) {
+      device_sums_.Resize(hidden);
+      device_far_.Resize(2 * config_.kv_size());
+      moment_.Resize(4 * config_.kv_size() * config_.kv_size());
+    }
     loss_ = std::make_unique<LossGradient>(config_, weights_, n_, layers_, blas_, stream_);
   }
 
@@ -92,6 +99,7 @@ class Calibration {
           {FisherByHead(sum.View().RowRange(0, rows), config_.num_kv_heads, fisher),
            FisherByHead(sum.View().RowRange(rows, rows), config_.num_kv_heads, fisher)});
     }
+    for (TwoSidedSums& sums : two_sided_) AddTwoSided(source_, std::move(sums), stats_);
     return std::move(stats_);
   }
 
@@ -110,6 +118,10 @@ class Calibration {
   float* Input(int64_t layer, int64_t window) {
     const auto i = std::min(static_cast<size_t>(layer), inputs_.size() - 1);
     return inputs_[i].data() + window * residual_;
+  }
+
+  std::vector<double>& InputSum(int64_t layer) {
+    return two_sided_[static_cast<size_t>(layer)].inputs;
   }
 
   void Embed(int64_t first, int64_t count) {
@@ -134,16 +146,19 @@ class Calibration {
       ThrowIfCancelled();
       Matrix<double>& gram = stats_.grams[static_cast<size_t>(l)];
       gram_.Upload(gram.data(), gram.size(), stream_);
+      if (source_.two_sided) device_sums_.Upload(InputSum(l).data(), hidden, stream_);
       const GradLayerWeights& w = layers_.Use(l);
       for (int64_t i = 0; i < count; ++i) {
         const MatrixView<const float> x = layer_.NormInput(w, Input(l, i));
-        Widen(x.data, residual_, wide_.data(), stream_);
+        Widen(x, wide_.data(), stream_);
         blas_.SyrkLower({wide_.data(), n_, hidden}, {gram_.data(), hidden, hidden});
+        if (source_.two_sided) AddColumns(wide_.data(), n_, hidden, device_sums_.data(), stream_);
         if (l < last || to_the_end) layer_.Forward(w, Input(l, i), Input(l + 1, i));
       }
       layers_.Done(l);
       if (l < last) layers_.Prefetch(l + 1);  // while the device works
       gram_.Download(gram.data(), gram.size(), stream_);
+      if (source_.two_sided) device_sums_.Download(InputSum(l).data(), hidden, stream_);
       stream_.Synchronize();
       shares_.Add(count);
     }
@@ -160,15 +175,29 @@ class Calibration {
       ThrowIfCancelled();
       Matrix<double>& squares = squares_[static_cast<size_t>(l)];
       device_squares_.Upload(squares.data(), squares.size(), stream_);
+      TwoSidedSums* sums = source_.two_sided ? &two_sided_[static_cast<size_t>(l)] : nullptr;
+      if (sums) {
+        moment_.Upload(sums->moment.data(), sums->moment.size(), stream_);
+        device_far_.Upload(sums->far.data(), std::ssize(sums->far), stream_);
+      }
       const GradLayerWeights& w = layers_.Use(l);
       for (int64_t i = 0; i < count; ++i) {
         const MatrixView<const float> dw =
             layer_.Backward(w, Input(l, i), l == 0, gradient_.data() + i * residual_);
         AddSquares(dw.data, dw.rows * dw.cols, device_squares_.data(), stream_);
+        if (!sums) continue;
+        const MatrixView<const float> g = layer_.KvGradients(), far = layer_.FarGradients();
+        Widen(g, wide_.data(), stream_);
+        blas_.SyrkLower({wide_.data(), n_, g.cols}, {moment_.data(), g.cols, g.cols});
+        AddColumnSquares(far, device_far_.data(), stream_);
       }
       layers_.Done(l);
       if (l > 0) layers_.Prefetch(l - 1);
       device_squares_.Download(squares.data(), squares.size(), stream_);
+      if (sums) {
+        moment_.Download(sums->moment.data(), sums->moment.size(), stream_);
+        device_far_.Download(sums->far.data(), std::ssize(sums->far), stream_);
+      }
       stream_.Synchronize();
       shares_.Add(2 * count);
     }
@@ -190,8 +219,9 @@ class Calibration {
   std::vector<DeviceBuffer<float>> inputs_;  // per layer, and the output; or one for all
   DeviceBuffer<float> gradient_;             // of the residual streams
   DeviceBuffer<int32_t> device_ids_;
-  DeviceBuffer<double> wide_, gram_, device_squares_;
+  DeviceBuffer<double> wide_, gram_, device_squares_, device_sums_, device_far_, moment_;
   std::vector<Matrix<double>> squares_;  // per layer, sum of squared gradients of W_k, W_v
+  std::vector<TwoSidedSums> two_sided_;  // per layer
   CalibrationStats stats_;
 };
 

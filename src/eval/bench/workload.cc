@@ -31,7 +31,7 @@ BenchModel::BenchModel(std::string name, const Model& model, Exec exec, const Ca
                        TransformerOptions options)
     : name_(std::move(name)),
       exec_(exec),
-      layout_(model.config(), FormatOn(exec.device, model.config(), format)),
+      layout_(model.config(), format),
       transformer_(model, layout_, exec, options) {}
 
 int64_t BenchModel::CacheBytes(const Workload& workload) const {

@@ -86,6 +86,25 @@ void CausalAttention<T>::BackwardHead(const Head& head, Scratch& scratch) const 
          head.dq.RowRange(begin, count));
     Gemm(Trans::kYes, Trans::kNo, scale_, ds, head.q.RowRange(begin, count), beta,
          head.dk.RowRange(0, keys));
+    if (head.near.recent > 0) AddNear(head, begin, p, ds);
+  }
+}
+
+template <class T>
+void CausalAttention<T>::AddNear(const Head& head, int64_t begin, MatrixView<const T> p,
+                                 MatrixView<const T> ds) const {
+  const int64_t d = shape_.head_dim;
+  for (int64_t i = 0; i < p.rows; ++i) {
+    const int64_t query = begin + i;
+    const T* q = head.q.Row(query);
+    const T* dout = head.dout.Row(query);
+    for (int64_t key = std::max<int64_t>(query + 1 - head.near.recent, 0); key <= query; ++key) {
+      const T of_value = p(i, key), of_key = scale_ * ds(i, key);
+      T* dv = head.near.dv.Row(key);
+      T* dk = head.near.dk.Row(key);
+      for (int64_t c = 0; c < d; ++c) dv[c] += of_value * dout[c];
+      for (int64_t c = 0; c < d; ++c) dk[c] += of_key * q[c];
+    }
   }
 }
 
@@ -94,23 +113,38 @@ void CausalAttention<T>::BackwardHead(const Head& head, Scratch& scratch) const 
 template <class T>
 void CausalAttention<T>::Backward(MatrixView<const T> q, MatrixView<const T> k,
                                   MatrixView<const T> v, MatrixView<const T> dout, MatrixView<T> dq,
-                                  MatrixView<T> dk, MatrixView<T> dv) {
+                                  MatrixView<T> dk, MatrixView<T> dv, const Near& near) {
   const bool shared = heads_per_kv() > 1;
   if (shared) {
-    dk_heads_.Resize(q.rows, q.cols);
-    dv_heads_.Resize(q.rows, q.cols);
+    for (auto* m : {&dk_heads_, &dv_heads_}) m->Resize(q.rows, q.cols);
   }
   const MatrixView<T> dk_out = shared ? dk_heads_.View() : dk;
   const MatrixView<T> dv_out = shared ? dv_heads_.View() : dv;
+  MatrixView<T> near_dk = near.dk, near_dv = near.dv;
+  if (near.recent > 0) {
+    if (shared) {
+      for (auto* m : {&near_dk_heads_, &near_dv_heads_}) m->Resize(q.rows, q.cols);
+      near_dk = near_dk_heads_;
+      near_dv = near_dv_heads_;
+    }
+    for (const MatrixView<T>& m : {near_dk, near_dv}) {
+      for (int64_t r = 0; r < m.rows; ++r) std::fill_n(m.Row(r), m.cols, T(0));
+    }
+  }
   pool_.ParallelFor(shape_.num_heads, [&](int64_t h, int worker) {
     const int64_t kv = h / heads_per_kv();
-    BackwardHead({HeadOf(q, h), HeadOf(k, kv), HeadOf(v, kv), HeadOf(dout, h), HeadOf(dq, h),
-                  HeadOf(dk_out, h), HeadOf(dv_out, h)},
-                 scratch_[worker]);
+    Head head{HeadOf(q, h),  HeadOf(k, kv),     HeadOf(v, kv),     HeadOf(dout, h),
+              HeadOf(dq, h), HeadOf(dk_out, h), HeadOf(dv_out, h), {}};
+    if (near.recent > 0) head.near = {near.recent, HeadOf(near_dk, h), HeadOf(near_dv, h)};
+    BackwardHead(head, scratch_[worker]);
   });
   if (shared) {
     SumOverQueryHeads(dk_heads_, dk);
     SumOverQueryHeads(dv_heads_, dv);
+    if (near.recent > 0) {
+      SumOverQueryHeads(near_dk_heads_, near.dk);
+      SumOverQueryHeads(near_dv_heads_, near.dv);
+    }
   }
 }
 

@@ -26,9 +26,17 @@ class CausalAttention {
   void Forward(MatrixView<const T> q, MatrixView<const T> k, MatrixView<const T> v,
                MatrixView<T> out);
 
-  // The gradients of q, k and v (same shapes) from that of out.
+  // What queries less than `recent` tokens after a key add to its gradients.
+  struct Near {
+    int64_t recent = 0;
+    MatrixView<T> dk, dv;  // [n, n_kv*d]
+  };
+
+  // The gradients of q, k and v (same shapes) from that of out; with near.recent also their parts
+  // from near queries.
   void Backward(MatrixView<const T> q, MatrixView<const T> k, MatrixView<const T> v,
-                MatrixView<const T> dout, MatrixView<T> dq, MatrixView<T> dk, MatrixView<T> dv);
+                MatrixView<const T> dout, MatrixView<T> dq, MatrixView<T> dk, MatrixView<T> dv,
+                const Near& near = {});
 
  private:
   struct Scratch {
@@ -39,6 +47,7 @@ class CausalAttention {
   struct Head {
     MatrixView<const T> q, k, v, dout;
     MatrixView<T> dq, dk, dv;
+    Near near;
   };
 
   int64_t heads_per_kv() const { return shape_.num_heads / shape_.num_kv_heads; }
@@ -49,13 +58,17 @@ class CausalAttention {
   MatrixView<T> Probabilities(MatrixView<const T> q, MatrixView<const T> k, int64_t begin,
                               int64_t count, Scratch& scratch) const;
   void BackwardHead(const Head& head, Scratch& scratch) const;
+  // Of query rows [begin, begin + p.rows).
+  void AddNear(const Head& head, int64_t begin, MatrixView<const T> p,
+               MatrixView<const T> ds) const;
   void SumOverQueryHeads(MatrixView<const T> per_query_head, MatrixView<T> out) const;
 
   AttentionShape shape_;
   ThreadPool& pool_;
   T scale_;
-  std::vector<Scratch> scratch_;   // per thread
-  Matrix<T> dk_heads_, dv_heads_;  // [n, n_q*d], only with fewer KV heads than query heads
+  std::vector<Scratch> scratch_;  // per thread
+  // [n, n_q*d], only with fewer KV heads than query heads
+  Matrix<T> dk_heads_, dv_heads_, near_dk_heads_, near_dv_heads_;
 };
 
 }  // namespace palu::grad

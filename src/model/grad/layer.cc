@@ -3,11 +3,25 @@
 #include "model/grad/parallel.h"
 
 namespace palu::grad {
+namespace {
+
+// part = whole - part.
+template <class T>
+void TakeFrom(ThreadPool& pool, MatrixView<const T> whole, MatrixView<T> part) {
+  ForRowBlocks(pool, part.rows, [&](int64_t begin, int64_t count) {
+    for (int64_t r = begin; r < begin + count; ++r) {
+      for (int64_t c = 0; c < part.cols; ++c) part(r, c) = whole(r, c) - part(r, c);
+    }
+  });
+}
+
+}  // namespace
 
 template <class T>
-Layer<T>::Layer(const ModelConfig& config, ThreadPool& pool)
+Layer<T>::Layer(const ModelConfig& config, ThreadPool& pool, int64_t recent)
     : config_(config),
       pool_(pool),
+      recent_(recent),
       linear_(pool),
       causal_attention_({config.num_heads, config.num_kv_heads, config.head_dim}, pool) {}
 
@@ -19,6 +33,9 @@ void Layer<T>::Resize(int64_t n, std::span<const double> inv_freq) {
   for (auto* m : {&k_, &v_, &dk_, &dv_}) m->Resize(n, config_.kv_size());
   for (auto* m : {&gate_, &up_, &activation_}) m->Resize(n, config_.intermediate_size);
   for (auto* m : {&dwk_, &dwv_}) m->Resize(config_.kv_size(), config_.hidden_size);
+  if (recent_ > 0) {
+    for (auto* m : {&far_dk_, &far_dv_}) m->Resize(n, config_.kv_size());
+  }
   if (config_.qk_norm) {
     q_raw_.Resize(n, config_.q_size());
     k_raw_.Resize(n, config_.kv_size());
@@ -75,10 +92,21 @@ KvGradients<T> Layer<T>::Backward(const LayerWeights& w, MatrixView<const T> h, 
                      Into::kAdd, d);
 
   linear_.Backward(d, w.o, Into::kOverwrite, dattention_);
-  causal_attention_.Backward(q_, k_, v_, dattention_, dq_, dk_, dv_);
+  if (recent_ > 0) {
+    causal_attention_.Backward(q_, k_, v_, dattention_, dq_, dk_, dv_, {recent_, far_dk_, far_dv_});
+    TakeFrom<T>(pool_, dk_, far_dk_);
+    TakeFrom<T>(pool_, dv_, far_dv_);
+    Rope<T>(pool_, rope_, Rotation::kInverse, far_dk_);
+    if (config_.qk_norm) NormalizeHeadsBackward(k_raw_, w.k_norm, far_dk_);
+  } else {
+    causal_attention_.Backward(q_, k_, v_, dattention_, dq_, dk_, dv_);
+  }
   Rope<T>(pool_, rope_, Rotation::kInverse, dq_);
   Rope<T>(pool_, rope_, Rotation::kInverse, dk_);
-  if (config_.qk_norm) NormalizeHeadsBackward(w);
+  if (config_.qk_norm) {
+    NormalizeHeadsBackward(q_raw_, w.q_norm, dq_);
+    NormalizeHeadsBackward(k_raw_, w.k_norm, dk_);
+  }
   ParallelGemm<T>(pool_, Trans::kYes, Trans::kNo, T(1), dk_, x_, T(0), dwk_);
   ParallelGemm<T>(pool_, Trans::kYes, Trans::kNo, T(1), dv_, x_, T(0), dwv_);
 
@@ -89,7 +117,8 @@ KvGradients<T> Layer<T>::Backward(const LayerWeights& w, MatrixView<const T> h, 
     RmsNormBackward<T>(pool_, h, linear_.Vector(w.input_norm), config_.rms_norm_eps, dnormed_,
                        Into::kAdd, d);
   }
-  return {dwk_, dwv_, dk_, dv_};
+  const bool far = recent_ > 0;
+  return {dwk_, dwv_, dk_, dv_, far ? far_dk_ : dk_, far ? far_dv_ : dv_};
 }
 
 template <class T>
@@ -105,12 +134,10 @@ void Layer<T>::NormalizeHeads(const LayerWeights& w) {
 }
 
 template <class T>
-void Layer<T>::NormalizeHeadsBackward(const LayerWeights& w) {
-  const double eps = config_.rms_norm_eps;
-  RmsNormBackward<T>(pool_, PerHead(q_raw_), linear_.Vector(w.q_norm), eps, PerHead(dq_),
-                     Into::kOverwrite, PerHead(dq_));
-  RmsNormBackward<T>(pool_, PerHead(k_raw_), linear_.Vector(w.k_norm), eps, PerHead(dk_),
-                     Into::kOverwrite, PerHead(dk_));
+void Layer<T>::NormalizeHeadsBackward(const Matrix<T>& raw, const TensorView& norm,
+                                      Matrix<T>& gradient) {
+  RmsNormBackward<T>(pool_, PerHead(raw), linear_.Vector(norm), config_.rms_norm_eps,
+                     PerHead(gradient), Into::kOverwrite, PerHead(gradient));
 }
 
 template class Layer<float>;

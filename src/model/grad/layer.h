@@ -19,7 +19,9 @@ namespace palu {
 template <class T>
 struct KvGradients {
   MatrixView<const T> dwk, dwv;  // of the weights W_k, W_v [n_kv*d, hidden]
-  MatrixView<const T> dk, dv;    // of the projections' outputs (before k_norm, RoPE) [n, n_kv*d]
+  // Of the projections' outputs (before k_norm, RoPE) [n, n_kv*d]: whole, and without what queries
+  // less than `recent` tokens later add, which do not meet what is stored of a token.
+  MatrixView<const T> dk, dv, far_dk, far_dv;
 };
 
 namespace grad {
@@ -27,7 +29,8 @@ namespace grad {
 template <class T>
 class Layer {
  public:
-  Layer(const ModelConfig& config, ThreadPool& pool);
+  // recent: of KvGradients.
+  Layer(const ModelConfig& config, ThreadPool& pool, int64_t recent);
 
   // Prepares for windows of n tokens. inv_freq: [head_dim / 2].
   void Resize(int64_t n, std::span<const double> inv_freq);
@@ -48,12 +51,13 @@ class Layer {
   // gate_, up_ and activation_ from middle_.
   void Expand(const LayerWeights& w);
   void NormalizeHeads(const LayerWeights& w);
-  void NormalizeHeadsBackward(const LayerWeights& w);
+  void NormalizeHeadsBackward(const Matrix<T>& raw, const TensorView& norm, Matrix<T>& gradient);
   // The per-head norms see [n * heads, d].
   MatrixView<T> PerHead(const Matrix<T>& x) const;
 
   const ModelConfig& config_;
   ThreadPool& pool_;
+  int64_t recent_;
   Linear<T> linear_;
   CausalAttention<T> causal_attention_;
   RopeTable<T> rope_;
@@ -65,7 +69,7 @@ class Layer {
   Matrix<T> gate_, up_, activation_;  // [n, inter]; the last also takes its own gradient
   Matrix<T> dnormed_;                 // [n, hidden] gradient of y_, then of x_
   Matrix<T> dattention_;              // [n, n_q*d]
-  Matrix<T> dq_, dk_, dv_;
+  Matrix<T> dq_, dk_, dv_, far_dk_, far_dv_;
   Matrix<T> dwk_, dwv_;  // [n_kv*d, hidden]
 };
 

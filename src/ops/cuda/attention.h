@@ -34,6 +34,7 @@ struct PageView {
   const void* packed_up = nullptr;  // the same as PackUp writes it; DecodeAttention reads K's so
   int32_t column = 0;               // widths of the pages before it
   const void* split_up = nullptr;   // U of keys as PackSplitUp writes it, or null
+  int64_t window_offset = 0;        // bytes from the start of a sequence's window; kTiers only
   int32_t tier_count = 0;           // one after the other in the page; kTiers only
   TierView tiers[kMaxTiers] = {};
 };
@@ -92,6 +93,15 @@ struct AttentionView {
   __host__ __device__ int32_t heads_per_kv() const { return heads / kv_heads; }
 };
 
+// Windows of recent tokens (docs/cache-layout.md), where a model has them: for every page a ring
+// [tokens, width] of F16, token t in row t % tokens. A query meets the last `tokens` tokens, its
+// own included, from there as far as the window reaches back.
+struct RecentView {
+  std::byte* const* windows = nullptr;  // device memory, [count]
+  const int32_t* begins = nullptr;      // [count] first token that a window holds
+  int32_t tokens = 0;                   // 0: no windows
+};
+
 // The sequences of a decode step, one query row each.
 struct SequencesView {
   std::byte* const* blocks = nullptr;        // device memory, [count, stride] block addresses
@@ -99,6 +109,7 @@ struct SequencesView {
   const int32_t* lengths = nullptr;          // [count] keys that the query sees, itself included
   const int32_t* first_positions = nullptr;  // [count] position of token 0
   int32_t count = 0;
+  RecentView recent = {};
 };
 
 // Element type of a decode kernel's operands: F16 for codes, else that of the pages.
@@ -157,9 +168,19 @@ struct DenseKeys {
   DType dtype = DType::kBF16;
 };
 
-// Consecutive query tokens of one sequence: row i is token start + i and sees keys up to itself.
+// Which of the keys up to its own the query at token t sees: [max(begin, t + 1 - last),
+// max(t - skipped, seen - 1)].
+struct KeyBand {
+  int64_t begin = 0;                // none before this token
+  int64_t last = int64_t{1} << 40;  // only so many, its own the last
+  int64_t skipped = 0;              // not the last so many,
+  int64_t seen = 0;                 // but those before this token in any case
+};
+
+// Consecutive query tokens of one sequence: row i is token start + i.
 struct PrefillChunk {
   int64_t start = 0, count = 0;
+  KeyBand band = {};
 };
 
 // Softmax state of every query row and head, for keys that come in several pieces. A row that has
@@ -170,12 +191,12 @@ struct SoftmaxStates {
 };
 
 // q: [count, heads*d] of `keys.dtype` (F32, F16 or BF16) after RoPE, contiguous. Adds the attention
-// to these keys to (states, acc): acc [count, heads*d] float holds sum exp(scale (q k - max)) v.
-// With `first` the old contents are ignored. Call for every piece of the context in order, then
-// FinishPrefill. q, k and v are aligned to 16 bytes. A row's result is the same in every run and
-// whatever the chunk that it comes in.
-// Any head_dim that is a multiple of 8 up to 256 for F32; 64 and 128 on tensor cores for F16 and
-// BF16, other multiples of 8 on the plain kernel.
+// to those of these keys that chunk.band shows a row to (states, acc): acc [count, heads*d] float
+// holds sum exp(scale (q k - max)) v. With `first` the old contents are ignored. Call for every
+// piece of the context in order, then FinishPrefill. q, k and v are aligned to 16 bytes. A row's
+// result is the same in every run and, where pieces begin at multiples of 64 tokens, whatever the
+// chunk that it comes in. Any head_dim that is a multiple of 8 up to 256 for F32; 64 and 128 on
+// tensor cores for F16 and BF16, other multiples of 8 on the plain kernel.
 void PrefillAttention(const AttentionView& layer, const PrefillChunk& chunk, const DenseKeys& keys,
                       const void* q, bool first, SoftmaxStates states, float* acc,
                       cudaStream_t stream);

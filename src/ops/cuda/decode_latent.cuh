@@ -101,6 +101,28 @@ __device__ inline void StorePartials(const DecodeArguments& args, int sequence, 
   }
 }
 
+// At the first token of a share.
+__device__ inline DecodeTile MakeTile(const DecodeArguments& args, int sequence, int unit,
+                                      int first) {
+  const SequencesView& s = args.sequences;
+  const RecentView& recent = s.recent;
+  const int length = s.lengths[sequence];
+  DecodeTile tile{s.blocks + int64_t{sequence} * s.stride,
+                  length,
+                  unit,
+                  args.plan.tile_tokens,
+                  first,
+                  nullptr,
+                  1,
+                  length};
+  if (recent.tokens > 0) {
+    tile.window = recent.windows[sequence];
+    tile.recent = recent.tokens;
+    tile.exact = max(recent.begins[sequence], length - recent.tokens);
+  }
+  return tile;
+}
+
 // grid: (splits, units, count).
 template <class E, int kDim, int kGroup>
 __global__ void __launch_bounds__(256, 1)
@@ -119,8 +141,7 @@ __global__ void __launch_bounds__(256, 1)
   const int begin = split * share, end = min(begin + share, tiles);
   if (begin >= end) return StorePartials(args, sequence, unit, split, true, at);
 
-  DecodeTile tile{args.sequences.blocks + int64_t{sequence} * args.sequences.stride, length, unit,
-                  tokens, begin * tokens};
+  DecodeTile tile = MakeTile(args, sequence, unit, begin * tokens);
   const bool same_land = args.plan.shared.same_land, one_tile = args.plan.shared.one_tile;
   const float* q = args.q + sequence * args.q_stride + unit * rows * args.layer.head_dim;
   CopyRows(k, tile, unit_heads, at.k_land);

@@ -15,6 +15,10 @@ struct DecodeTile {
   int32_t unit;
   int32_t tokens;  // T
   int32_t first;   // first token of the tile
+  // Tokens from `exact` on lie in the sequence's window of `recent` tokens, too, and are read
+  // there.
+  const std::byte* window;
+  int32_t recent, exact;
 
   __device__ int32_t valid() const { return min(length - first, tokens); }
   __device__ const std::byte* block(int32_t i) const { return blocks[first / kBlockTokens + i]; }

@@ -83,11 +83,37 @@ struct UnpackTarget {
   }
 };
 
+// The same for a tier; rows from `exact` on are read from the window of recent tokens instead.
+struct TierTarget {
+  UnpackTarget rows;
+  const __half* ring;     // the tier's first column of the page's rows, token t in row t % recent
+  int32_t ring_stride;    // elements
+  int32_t first, recent;  // first: token of row 0
+  int32_t exact;
+
+  __device__ const __half* Exact(int32_t row, int32_t column) const {
+    return ring + (first + row) % recent * ring_stride + column;
+  }
+  template <int kN>
+  __device__ void Store(int32_t row, int32_t column, Elements<uint2, kN> latents) const {
+    if (row >= exact && row < rows.valid) {
+      latents = *reinterpret_cast<const Elements<uint2, kN>*>(Exact(row, column));
+    }
+    rows.Store(row, column, latents);
+  }
+  __device__ void StorePair(int32_t row, int32_t column, uint32_t latents) const {
+    if (row >= exact && row < rows.valid) {
+      latents = *reinterpret_cast<const uint32_t*>(Exact(row, column));
+    }
+    rows.StorePair(row, column, latents);
+  }
+};
+
 // Codes of kBits, which lie in kPlanes parts of a row: a step takes kBytes bytes, 4 or 8, and gives
 // as many latents of every part. 8 bits have one part, 4 two, 2 four.
-template <int kBits, int kBytes, class Scales>
+template <int kBits, int kBytes, class Scales, class Target>
 __device__ void UnpackPlanes(const Scales& scales, const std::byte* page, int32_t width,
-                             const UnpackTarget& target) {
+                             const Target& target) {
   constexpr int kPlanes = 8 / kBits, kWords = kBytes / 4;
   constexpr uint32_t kMask = ((1u << kBits) - 1) * 0x01010101u;
   const int32_t part = width / kPlanes, row_bytes = width * kBits / 8, columns = part / kBytes;
@@ -117,9 +143,9 @@ __device__ void UnpackPlanes(const Scales& scales, const std::byte* page, int32_
 
 // 3 bits: the low two bits as for 2 bits in parts twice as wide, then the high bits in eight parts.
 // A step takes two words of the low bits and one of the high ones; parts are multiples of a word.
-template <class Word, class Scales>
+template <class Word, class Scales, class Target>
 __device__ void UnpackThreeBits(const Scales& scales, const std::byte* page, int32_t width,
-                                const UnpackTarget& target) {
+                                const Target& target) {
   constexpr int kPlanes = 8, kBytes = sizeof(Word);
   const int32_t part = width / kPlanes, row_bytes = width * 3 / 8, columns = part / kBytes;
   const RowWalk walk(columns);
@@ -152,9 +178,9 @@ __device__ void UnpackThreeBits(const Scales& scales, const std::byte* page, int
 }
 
 // A page or a tier of one.
-template <class Scales>
+template <class Scales, class Target>
 __device__ void UnpackPart(int32_t bits, const Scales& scales, const std::byte* page, int32_t width,
-                           const UnpackTarget& target) {
+                           const Target& target) {
   const bool narrow = Scales::kTier && width % 32 != 0;
   if (bits == 8) return UnpackPlanes<8, 8>(scales, page, width, target);
   if (bits == 4) return UnpackPlanes<4, 8>(scales, page, width, target);
@@ -179,14 +205,21 @@ __device__ inline void UnpackTile(const ProjectionView& p, const DecodeTile& til
       const int32_t valid = tile.valid() - b * 64;
       if (p.bits != kTiers) {
         const PackedScales scales(p, page, view.width);
-        UnpackPart(p.bits, scales, page, view.width, {out, stride, valid});
+        UnpackPart(p.bits, scales, page, view.width, UnpackTarget{out, stride, valid});
         continue;
       }
+      const int32_t first = tile.first + b * 64;
+      const auto* ring = reinterpret_cast<const __half*>(tile.window + view.window_offset);
       for (int32_t t = 0; t < view.tier_count; ++t) {
         const TierView tier = view.tiers[t];
         const std::byte* codes = page + tier.offset;
-        UnpackPart(tier.bits, TierScales(tier, codes), codes, tier.width,
-                   {out + tier.column, stride, valid});
+        const TierTarget target{{out + tier.column, stride, valid},
+                                ring + tier.column,
+                                view.width,
+                                first,
+                                tile.recent,
+                                tile.exact - first};
+        UnpackPart(tier.bits, TierScales(tier, codes), codes, tier.width, target);
       }
     }
   }

@@ -49,8 +49,15 @@ void PrefillAttention(const AttentionView& layer, const PrefillChunk& chunk, con
   args.count = static_cast<int32_t>(chunk.count);
   args.tokens = static_cast<int32_t>(keys.tokens);
   // Beyond these limits rows see nothing or everything anyway.
-  args.first_limit =
-      static_cast<int32_t>(std::clamp(chunk.start - keys.first_key, -chunk.count, keys.tokens));
+  const auto within = [&](int64_t token) {
+    return static_cast<int32_t>(std::clamp(token - keys.first_key, -chunk.count, keys.tokens));
+  };
+  const KeyBand& band = chunk.band;
+  args.first_begin = within(chunk.start + 1 - band.last);
+  args.least_begin = within(band.begin);
+  args.first_limit = within(chunk.start - band.skipped);
+  args.least_limit = within(band.seen - 1);
+  args.banded = band.last <= chunk.start + chunk.count || band.begin > 0 || band.skipped > 0;
   args.first = first;
   WithType(keys.dtype, [&](auto tag) {
     using T = typename decltype(tag)::Type;

@@ -16,18 +16,27 @@ struct PrefillArgs {
   const void *q, *k, *v;
   float *max, *sum, *acc;
   int32_t heads, kv_heads, head_dim;
-  float scale_log2;     // 1/sqrt(d) log2(e)
-  int32_t count;        // query rows
-  int32_t tokens;       // keys
-  int32_t first_limit;  // index within the piece of the last key that row 0 sees; may be < 0
-  bool first;
+  float scale_log2;  // 1/sqrt(d) log2(e)
+  int32_t count;     // query rows
+  int32_t tokens;    // keys
+  // Within the piece: row i sees keys up to first_limit + i; with `banded` only those from
+  // first_begin + i on, but none before least_begin, and also all up to least_limit. All may be <
+  // 0.
+  int32_t first_begin, least_begin, first_limit, least_limit;
+  bool banded, first;
 
   __device__ int64_t q_stride() const { return int64_t{heads} * head_dim; }
   __device__ int64_t kv_stride() const { return int64_t{kv_heads} * head_dim; }
 
-  // Index within the piece of the last key that a row sees, below 0 for none.
+  // Index within the piece of the last key that a row sees, below 0 for none, and of the first one.
+  template <bool kBanded>
   __device__ int32_t LastKey(int32_t row) const {
-    return ::max(-1, ::min(first_limit + row, tokens - 1));
+    const int32_t last = first_limit + row;
+    return ::max(-1, ::min(kBanded ? ::max(last, least_limit) : last, tokens - 1));
+  }
+  template <bool kBanded>
+  __device__ int32_t FirstKey(int32_t row) const {
+    return kBanded ? ::max(0, ::max(first_begin + row, least_begin)) : 0;
   }
 };
 

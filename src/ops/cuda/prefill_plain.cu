@@ -58,7 +58,7 @@ __global__ void __launch_bounds__(kThreads)
   const int first = static_cast<int>(threadIdx.x) / kLanes;  // of this thread's rows
   const int lane = static_cast<int>(threadIdx.x) % kLanes;
   const int rows = min(kBlockRows, args.count - block_row);
-  const int keys = args.LastKey(block_row + rows - 1) + 1;
+  const int keys = args.LastKey<true>(block_row + rows - 1) + 1;
   if (keys == 0 && !args.first) return;
 
   float max[kRows], sum[kRows];  // sum: of this lane's keys
@@ -81,7 +81,8 @@ __global__ void __launch_bounds__(kThreads)
 
   CopyRows(static_cast<const T*>(args.q) + block_row * args.q_stride() + head * d, args.q_stride(),
            rows, kBlockRows, d, queries);
-  for (int first_key = 0; first_key < keys; first_key += kKeyTile) {
+  const int begin = args.FirstKey<true>(block_row) / kKeyTile * kKeyTile;
+  for (int first_key = begin; first_key < keys; first_key += kKeyTile) {
     const int64_t offset = first_key * args.kv_stride() + kv_head * d;
     const int valid = args.tokens - first_key;
     CopyRows(static_cast<const T*>(args.k) + offset, args.kv_stride(), valid, kKeyTile, d, tile);
@@ -100,11 +101,13 @@ __global__ void __launch_bounds__(kThreads)
     }
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
-      const int seen = args.LastKey(block_row + first + r * kLanes) - first_key;
+      const int row = block_row + first + r * kLanes;
+      const int from = args.FirstKey<true>(row) - first_key,
+                seen = args.LastKey<true>(row) - first_key;
       float top = max[r];
 #pragma unroll
       for (int j = 0; j < kKeysPerThread; ++j) {
-        if (lane + j * kLanes > seen) s[r][j] = -INFINITY;
+        if (lane + j * kLanes > seen || lane + j * kLanes < from) s[r][j] = -INFINITY;
         top = fmaxf(top, s[r][j]);
       }
 #pragma unroll

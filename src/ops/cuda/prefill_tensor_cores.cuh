@@ -229,20 +229,26 @@ __device__ void AddValues(const float (&p)[kRowTiles][kKeyTile / 8][4], const Ti
   }
 }
 
-// Hides keys of a tile of which `tokens` exist and of which the warp's row i sees those up to
-// first_limit + i.
-template <int kRowTiles>
-__device__ void Mask(int first_limit, int tokens, float (&s)[kRowTiles][kKeyTile / 8][4]) {
+// Hides the keys of a tile, which begins at `first_key` of the piece, that rows from `warp_row` on
+// do not see.
+template <bool kBanded, int kRowTiles>
+__device__ void Mask(const PrefillArgs& args, int warp_row, int first_key,
+                     float (&s)[kRowTiles][kKeyTile / 8][4]) {
   const int lane = Lane();
 #pragma unroll
   for (int m = 0; m < kRowTiles; ++m) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const int seen = min(first_limit + m * 16 + half * 8 + lane / 4, tokens - 1) - lane % 4 * 2;
+      const int row = warp_row + m * 16 + half * 8 + lane / 4, column = lane % 4 * 2;
+      const int begin = kBanded ? args.FirstKey<true>(row) - first_key - column : 0;
+      const int last = args.first_limit + row;
+      const int seen = min((kBanded ? max(last, args.least_limit) : last) - first_key,
+                           args.tokens - first_key - 1) -
+                       column;
 #pragma unroll
       for (int n = 0; n < kKeyTile / 8; ++n) {
-        if (n * 8 > seen) s[m][n][2 * half] = -INFINITY;
-        if (n * 8 + 1 > seen) s[m][n][2 * half + 1] = -INFINITY;
+        if (n * 8 > seen || (kBanded && n * 8 < begin)) s[m][n][2 * half] = -INFINITY;
+        if (n * 8 + 1 > seen || (kBanded && n * 8 + 1 < begin)) s[m][n][2 * half + 1] = -INFINITY;
       }
     }
   }
@@ -253,7 +259,7 @@ constexpr size_t PrefillSharedBytes() {  // queries, two stages of keys, two of 
   return static_cast<size_t>(kTensorRows + 4 * kKeyTile) * kDim * 2;
 }
 
-template <class T, int kDim>
+template <class T, int kDim, bool kBanded>
 __global__ void __launch_bounds__(kTensorThreads, 2)
     PrefillTensorKernel(const __grid_constant__ PrefillArgs args) {
   extern __shared__ __align__(1024) unsigned char shared[];
@@ -263,7 +269,8 @@ __global__ void __launch_bounds__(kTensorThreads, 2)
   const int row_in_tile = static_cast<int>(threadIdx.x) / 32 * kRowTilesPerWarp * 16;
   const int warp_row = block_row + row_in_tile;
   const int rows = min(kTensorRows, args.count - block_row);
-  const int keys = args.LastKey(block_row + rows - 1) + 1;  // that any row of the block sees
+  const int keys =
+      args.LastKey<kBanded>(block_row + rows - 1) + 1;  // that any row of the block sees
   if (keys == 0 && !args.first) return;
 
   WarpRows<kDim, kRowTilesPerWarp> state;
@@ -276,9 +283,11 @@ __global__ void __launch_bounds__(kTensorThreads, 2)
   const auto stage = [&](int i) {
     return Tile<kDim>{base + kTensorRows * kDim * 2 + static_cast<uint32_t>(i) * kStage};
   };
+  const int first_tile = args.FirstKey<kBanded>(block_row) / kKeyTile;
   // Keys and values of the next tile lie at the same offset, this thread's.
-  int64_t offset =
-      kv_head * kDim + Tile<kDim>::ThreadRow() * args.kv_stride() + Tile<kDim>::ThreadColumn();
+  int64_t offset = kv_head * kDim +
+                   (first_tile * kKeyTile + Tile<kDim>::ThreadRow()) * args.kv_stride() +
+                   Tile<kDim>::ThreadColumn();
   const auto fetch = [&](int tile) {
     const int valid = args.tokens - tile * kKeyTile;
     stage(tile % 2).template Fetch<kKeyTile>(static_cast<const T*>(args.k) + offset,
@@ -290,15 +299,17 @@ __global__ void __launch_bounds__(kTensorThreads, 2)
   };
 
   const int tiles = (keys + kKeyTile - 1) / kKeyTile;
-  if (tiles > 0) {
+  if (first_tile < tiles) {
     const int64_t row = block_row + Tile<kDim>::ThreadRow();
     query_tile.template Fetch<kTensorRows>(static_cast<const T*>(args.q) + row * args.q_stride() +
                                                head * kDim + Tile<kDim>::ThreadColumn(),
                                            args.q_stride(), rows);
-    fetch(0);
+    fetch(first_tile);
   }
-  const int seen_by_all = args.LastKey(warp_row);  // of the warp
-  for (int tile = 0; tile < tiles; ++tile) {
+  // Of the warp: from where and up to where all its rows see keys.
+  const int from_all = args.FirstKey<kBanded>(warp_row + kRowTilesPerWarp * 16 - 1);
+  const int seen_by_all = args.LastKey<kBanded>(warp_row);
+  for (int tile = first_tile; tile < tiles; ++tile) {
     WaitForCopies<0>();
     __syncthreads();  // the tile has come, and all warps are done with the one before
     if (tile + 1 < tiles) fetch(tile + 1);
@@ -306,8 +317,8 @@ __global__ void __launch_bounds__(kTensorThreads, 2)
     if (first_key >= seen_by_all + kRowTilesPerWarp * 16) continue;  // nobody of the warp sees it
     float s[kRowTilesPerWarp][kKeyTile / 8][4];
     Scores<T, kDim, kRowTilesPerWarp>(query_tile, row_in_tile, stage(tile % 2), s);
-    if (first_key + kKeyTile - 1 > seen_by_all) {
-      Mask<kRowTilesPerWarp>(args.first_limit + warp_row - first_key, args.tokens - first_key, s);
+    if (first_key + kKeyTile - 1 > seen_by_all || first_key < from_all) {
+      Mask<kBanded, kRowTilesPerWarp>(args, warp_row, first_key, s);
     }
     state.Absorb(s, args.scale_log2);
     AddValues<T, kDim, kRowTilesPerWarp>(s, stage(2 + tile % 2), state.out);
@@ -317,8 +328,10 @@ __global__ void __launch_bounds__(kTensorThreads, 2)
 
 template <class T, int kDim>
 void PrefillOnTensorCores(const PrefillArgs& args, cudaStream_t stream) {
-  LaunchPrefill(PrefillTensorKernel<T, kDim>, PrefillGrid<kTensorRows>(args), kTensorThreads,
-                PrefillSharedBytes<kDim>(), args, stream);
+  const auto kernel =
+      args.banded ? PrefillTensorKernel<T, kDim, true> : PrefillTensorKernel<T, kDim, false>;
+  LaunchPrefill(kernel, PrefillGrid<kTensorRows>(args), kTensorThreads, PrefillSharedBytes<kDim>(),
+                args, stream);
 }
 
 }  // namespace palu::cuda

@@ -58,12 +58,21 @@ struct RotateView {
 };
 
 // Rounds or quantises and packs each token's row of x [tokens, ...] float into its pages, keys and
-// values in one launch, bit for bit as ops/latent_quantization.h does. A latent that is not finite
-// sets *fault to `layer` + 1 (which stays until the caller clears it). The launch waits for the
-// kernel before it by itself (launch_early.cuh).
+// values in one launch, bit for bit as ops/latent_quantization.h does; latents of the sequences'
+// last tokens (sequences.lengths counts those of the step) also into their windows. A latent that
+// is not finite sets *fault to `layer` + 1 (which stays until the caller clears it). The launch
+// waits for the kernel before it by itself (launch_early.cuh).
 void StoreRows(const RotateView& rotate, const StoreView& keys, const StoreView& values,
-               std::byte* const* blocks, int32_t stride, const TokensView& tokens,
-               const DeviceMatrix& x, int32_t layer, int32_t* fault, cudaStream_t stream);
+               const SequencesView& sequences, const TokensView& tokens, const DeviceMatrix& x,
+               int32_t layer, int32_t* fault, cudaStream_t stream);
+
+// Latents of recent tokens for PrefillAttention, before StoreRows puts those of the step in their
+// place: row i of out [rows, width of all pages] (F16, BF16 or F32) is token first + i, rounded to
+// fp16 first. Tokens before `begin` are zeros, those before `start` come from the only sequence's
+// window, the others from x, row 0 of which is token `start`.
+void GatherRecent(const StoreView& latents, const SequencesView& sequence, int64_t first,
+                  int64_t begin, int64_t start, const DeviceMatrix& x, const DeviceMatrix& out,
+                  cudaStream_t stream);
 
 // For every row of logits [m, n] float: the first of the largest, and log softmax(row)[target]
 // (summed in float64). targets null: only the argmax. A negative target gives 0.

@@ -162,8 +162,7 @@ __device__ void RoundRow(const PageView& page, std::byte* block, int row_in_bloc
 struct StoreArguments {
   RotateView rotate;
   StoreView keys, values;
-  std::byte* const* blocks;
-  int32_t stride;
+  SequencesView sequences;
   TokensView tokens;
   float* x;
   int64_t x_stride;
@@ -177,19 +176,30 @@ __host__ __device__ int PartsOfPage(const ProjectionView& p) {
 }
 __host__ __device__ int Parts(const ProjectionView& p) { return p.page_count * PartsOfPage(p); }
 
+// A tier's latents of a token as they are, if it is one of its sequence's last.
+__device__ void KeepRecent(const SequencesView& sequences, int sequence, int at,
+                           const PageView& page, const TierView& tier, const float* row, int lane) {
+  const RecentView& recent = sequences.recent;
+  if (recent.tokens == 0 || at < sequences.lengths[sequence] - recent.tokens) return;
+  auto* ring = reinterpret_cast<__half*>(recent.windows[sequence] + page.window_offset);
+  __half* to = ring + at % recent.tokens * page.width + tier.column;
+  for (int i = lane; i < tier.width; i += 32) to[i] = __float2half_rn(row[i]);
+}
+
 // One part of a page of one token.
 __device__ void StorePart(const StoreArguments& a, const StoreView& store, bool key, int index,
                           int64_t token, ScaleZero* fits, int lane) {
   const ProjectionView& p = store.projection;
   const PageView& page = p.pages[index / PartsOfPage(p)];
   const float* row = a.x + token * a.x_stride + store.column + page.column;
-  const int32_t at = a.tokens.index[token];
+  const int32_t at = a.tokens.index[token], sequence = a.tokens.sequence[token];
   std::byte* block =
-      a.blocks[static_cast<int64_t>(a.tokens.sequence[token]) * a.stride + at / kTokens];
+      a.sequences.blocks[static_cast<int64_t>(sequence) * a.sequences.stride + at / kTokens];
   const int row_in_block = at % kTokens;
   if (p.bits == kTiers) {
     if (index % kMaxTiers >= page.tier_count) return;
     const TierView tier = page.tiers[index % kMaxTiers];
+    KeepRecent(a.sequences, sequence, at, page, tier, row + tier.column, lane);
     return PackTier(tier, block + page.offset, row_in_block, row + tier.column, lane, a.layer,
                     a.fault);
   }
@@ -246,14 +256,14 @@ int MaxRuns(const ProjectionView& p) {
 }  // namespace
 
 void StoreRows(const RotateView& rotate, const StoreView& keys, const StoreView& values,
-               std::byte* const* blocks, int32_t stride, const TokensView& tokens,
-               const DeviceMatrix& x, int32_t layer, int32_t* fault, cudaStream_t stream) {
+               const SequencesView& sequences, const TokensView& tokens, const DeviceMatrix& x,
+               int32_t layer, int32_t* fault, cudaStream_t stream) {
   assert(rotate.head_dim <= kMaxRotatedDim);
   const int64_t units =
       tokens.count * (rotate.query_heads + Parts(keys.projection) + Parts(values.projection));
   const int runs = std::max(MaxRuns(keys.projection), MaxRuns(values.projection));
   const StoreArguments arguments{
-      rotate,   keys, values, blocks, stride, tokens, static_cast<float*>(x.data),
+      rotate,   keys, values, sequences, tokens, static_cast<float*>(x.data),
       x.stride, runs, layer,  fault};
   LaunchEarly(StoreKernel, dim3(static_cast<unsigned>((units + kWarps - 1) / kWarps)), 32 * kWarps,
               static_cast<size_t>(kWarps * runs) * sizeof(ScaleZero), stream, arguments);

@@ -219,6 +219,7 @@ DevicePages UploadPages(const CachedPages& pages, cudaStream_t stream) {
     to.offset = page.offset;
     to.width = static_cast<int32_t>(page.width);
     to.column = static_cast<int32_t>(p.width);
+    to.window_offset = page.window_offset;
     view.max_tier_bytes = std::max(view.max_tier_bytes, PlaceTiers(page, to));
     view.max_width = std::max(view.max_width, p.pages.back().width);
     view.width_divisor =

@@ -44,7 +44,18 @@ void FillRandomOnDevice(const CacheLayout& layout, const CachedSequence& sequenc
   const int64_t begin = sequence.length(), end = begin + tokens, blocks = BlocksFor(end);
   DeviceBuffer<std::byte*> table(std::max<int64_t>(1, blocks));
   table.Upload(sequence.table().blocks, blocks, stream);
-  DeviceBuffer<int32_t> sequences(kTokens), index(kTokens), fault(1);
+  DeviceBuffer<int32_t> sequences(kTokens), index(kTokens), fault(1), length(1);
+  const auto length_after = static_cast<int32_t>(end);
+  length.Upload(&length_after, 1, stream);
+  DeviceBuffer<std::byte*> window(1);
+  std::byte* const window_of = sequence.window();
+  window.Upload(&window_of, 1, stream);
+  const SequencesView view{table.data(),
+                           static_cast<int32_t>(blocks),
+                           length.data(),
+                           nullptr,
+                           1,
+                           {window.data(), nullptr, static_cast<int32_t>(layout.recent())}};
   DeviceBuffer<float> rows;
   std::vector<DevicePages> pages;
   for (int64_t l = 0; l < layout.num_layers(); ++l) {
@@ -63,8 +74,7 @@ void FillRandomOnDevice(const CacheLayout& layout, const CachedSequence& sequenc
       const uint64_t stream_seed = (seed << 40) + static_cast<uint64_t>(at) * pages.size() + l;
       FillKernel<<<Blocks(count * width), 256, 0, stream>>>(rows.data(), count * width,
                                                             stream_seed << 20);
-      StoreRows({}, {pages[l].view, 0, clip}, {pages[l + 1].view, pages[l].width, clip},
-                table.data(), static_cast<int32_t>(blocks),
+      StoreRows({}, {pages[l].view, 0, clip}, {pages[l + 1].view, pages[l].width, clip}, view,
                 {sequences.data(), index.data(), nullptr, count},
                 MakeMatrix(rows.data(), DType::kF32, count, width), 0, fault.data(), stream);
     }

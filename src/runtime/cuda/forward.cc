@@ -37,6 +37,7 @@ Forward::Forward(const Model& model, const CacheLayout& layout, const Exec& exec
     : model_(model),
       device_(exec.device),
       clip_ratio_(static_cast<float>(layout.quantization().clip_ratio)),
+      recent_(layout.recent()),
       weights_(UploadWeights(model, layout, options.weight_dtype, stream_)),
       products_(weights_, exec.deterministic),
       head_(model.config(), weights_, products_, stream_),
@@ -119,7 +120,7 @@ void Forward::RunMixed(const Batch& batch) {
   const int64_t blocks = MaxBlocks(batch);
   if (!tables_ || !tables_->Fits(tokens, sequences, blocks)) {
     tables_ = std::make_unique<StepTables>(RoundUpToPower(tokens, 64), RoundUpToPower(sequences, 1),
-                                           RoundUpToPower(blocks, kMinBlocks));
+                                           RoundUpToPower(blocks, kMinBlocks), recent_);
   }
   Reserve(activations_, tokens, static_cast<int32_t>(sequences), sequences * tables_->max_blocks());
   tables_->Upload(batch, stream_);
@@ -136,8 +137,8 @@ void Forward::RunDecode(const Batch& batch) {
   if (!step.tables || !step.tables->Fits(sequences, sequences, blocks)) {
     stream_.Synchronize();
     step.graph.Reset();
-    step.tables =
-        std::make_unique<StepTables>(sequences, sequences, RoundUpToPower(blocks, kMinBlocks));
+    step.tables = std::make_unique<StepTables>(sequences, sequences,
+                                               RoundUpToPower(blocks, kMinBlocks), recent_);
     Reserve(step.activations, sequences, static_cast<int32_t>(sequences),
             sequences * step.tables->max_blocks());
   }
@@ -180,8 +181,9 @@ void Forward::RunLayer(int32_t index, const Batch& batch, const StepTables& tabl
   const SequencesView all = tables.sequences(0, static_cast<int32_t>(batch.chunks.size()));
   const StoreView keys{view.k, config.q_size(), clip_ratio_};
   const StoreView values{view.v, config.q_size() + layer.k.width, clip_ratio_};
-  StoreRows(rotate, keys, view.shared_latents ? StoreView{} : values, all.blocks, all.stride,
-            tables.tokens(), qkv, index, head_.fault(), stream_);
+  if (recent_ > 0) GatherWindows(index, batch, tables, keys, values, qkv);
+  StoreRows(rotate, keys, view.shared_latents ? StoreView{} : values, all, tables.tokens(), qkv,
+            index, head_.fault(), stream_);
   Attend(index, batch, tables, a);
   products_.Add(Rows(a.attended, config.q_size(), tokens), 1, layer.o, layer.o_bias, residual,
                 stream_);
@@ -189,11 +191,53 @@ void Forward::RunLayer(int32_t index, const Batch& batch, const StepTables& tabl
   products_.Add(gated, layer.gated_scale, layer.down, layer.down_bias, residual, stream_);
 }
 
+void Forward::GatherWindows(int32_t index, const Batch& batch, const StepTables& tables,
+                            const StoreView& keys, const StoreView& values,
+                            const DeviceMatrix& qkv) {
+  const bool shared = views_[static_cast<size_t>(index)].shared_latents;
+  recent_latents_.assign(batch.chunks.size(), {});
+  int64_t rows = 0;
+  for (size_t s = 0; s < batch.chunks.size(); ++s) {
+    const Batch::Chunk& chunk = batch.chunks[s];
+    if (Decodes(index, chunk)) continue;
+    RecentLatents& recent = recent_latents_[s];
+    recent.tokens = recent_;
+    recent.begin = chunk.sequence->recent_begin();
+    recent.first = recent.begin / kBlockTokens * kBlockTokens;
+    rows += chunk.sequence->length() + chunk.count - recent.first;
+  }
+  if (rows == 0) return;
+  const auto gather = [&](const StoreView& store, const DeviceLayer& layer, bool of_keys,
+                          DeviceBuffer<char>& buffer) {
+    const DeviceProjection& p = of_keys ? layer.k : layer.v;
+    if (!p.view.latent) return;
+    const int64_t row_bytes = p.width * static_cast<int64_t>(SizeOf(p.view.up_dtype));
+    buffer.Resize(std::max(buffer.size(), rows * row_bytes));
+    int64_t row = 0, token = 0;
+    for (size_t s = 0; s < batch.chunks.size(); token += batch.chunks[s++].count) {
+      const Batch::Chunk& chunk = batch.chunks[s];
+      RecentLatents& recent = recent_latents_[s];
+      if (recent.tokens == 0) continue;
+      const int64_t start = chunk.sequence->length();
+      const int64_t count = start + chunk.count - recent.first;
+      const DeviceMatrix out =
+          MakeMatrix(buffer.data() + row * row_bytes, p.view.up_dtype, count, p.width);
+      GatherRecent(store, tables.sequences(static_cast<int32_t>(s), 1), recent.first, recent.begin,
+                   start, qkv.RowRange(token, chunk.count), out, stream_);
+      (of_keys ? recent.k : recent.v) = out;
+      if (of_keys && shared) recent.v = out;
+      row += count;
+    }
+  };
+  const DeviceLayer& layer = weights_.layers[static_cast<size_t>(index)];
+  gather(keys, layer, true, recent_keys_);
+  if (!shared) gather(values, layer, false, recent_values_);
+}
+
 // Sequences that take one token go through the decode kernel together where they are neighbours.
 void Forward::Attend(int32_t index, const Batch& batch, const StepTables& tables, Activations& a) {
   const AttentionView& view = views_[static_cast<size_t>(index)];
   const DeviceLayer& layer = weights_.layers[static_cast<size_t>(index)];
-  const bool decodes = decodes_[static_cast<size_t>(index)];
   const int64_t width = model_.config().q_size();
   const auto tokens = std::ssize(batch.tokens);
   const DeviceMatrix q{a.qkv.data(), DType::kF32, tokens, width, layer.qkv.Matrix().rows};
@@ -201,7 +245,7 @@ void Forward::Attend(int32_t index, const Batch& batch, const StepTables& tables
   int64_t row = 0;
   for (size_t s = 0; s < batch.chunks.size();) {
     size_t end = s;
-    while (decodes && end < batch.chunks.size() && batch.chunks[end].count == 1) ++end;
+    while (end < batch.chunks.size() && Decodes(index, batch.chunks[end])) ++end;
     if (end > s) {
       const auto count = static_cast<int32_t>(end - s);
       const DeviceMatrix rows = q.RowRange(row, count);
@@ -215,8 +259,8 @@ void Forward::Attend(int32_t index, const Batch& batch, const StepTables& tables
     const Batch::Chunk& chunk = batch.chunks[s];
     rebuilt_.Run(view, layer, tables.sequences(static_cast<int32_t>(s), 1),
                  chunk.sequence->first_position(), {chunk.sequence->length(), chunk.count},
-                 q.RowRange(row, chunk.count), products_.linear(), out.RowRange(row, chunk.count),
-                 stream_);
+                 recent_ > 0 ? recent_latents_[s] : RecentLatents{}, q.RowRange(row, chunk.count),
+                 products_.linear(), out.RowRange(row, chunk.count), stream_);
     row += chunk.count;
     ++s;
   }

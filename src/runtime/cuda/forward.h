@@ -58,12 +58,20 @@ class Forward final : public ForwardPass {
   void RunLayers(const Batch& batch, const StepTables& tables, Activations& a);
   void RunLayer(int32_t index, const Batch& batch, const StepTables& tables, Activations& a);
   void Attend(int32_t index, const Batch& batch, const StepTables& tables, Activations& a);
+  // Whether the decode kernel takes a chunk of the layer's.
+  bool Decodes(int32_t index, const Batch::Chunk& chunk) const {
+    return decodes_[static_cast<size_t>(index)] && chunk.count == 1;
+  }
+  // Recent latents of the chunks that it does not take, one after the other.
+  void GatherWindows(int32_t index, const Batch& batch, const StepTables& tables,
+                     const StoreView& keys, const StoreView& values, const DeviceMatrix& qkv);
   DeviceMatrix Rows(const DeviceBuffer<char>& buffer, int64_t cols, int64_t rows) const;
   DeviceMatrix Residual(const Activations& a, int64_t rows) const;
 
   const Model& model_;
   Device device_;
   float clip_ratio_;
+  int64_t recent_;  // tokens of a sequence's window
   Stream stream_;
   DeviceWeights weights_;
   Products products_;
@@ -77,6 +85,8 @@ class Forward final : public ForwardPass {
   Activations activations_;  // of steps with prompts
   std::unique_ptr<StepTables> tables_;
   RebuiltAttention rebuilt_;
+  std::vector<RecentLatents> recent_latents_;  // of the batch's chunks, for the layer at hand
+  DeviceBuffer<char> recent_keys_, recent_values_;
   std::map<int64_t, DecodeStep> decode_steps_;  // by number of sequences
   const Activations* last_ = nullptr;           // where the hidden states of the last step are
   int64_t last_tokens_ = 0;

@@ -1,24 +1,32 @@
 #include "runtime/cuda/step.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace palu::cuda {
 
-StepTables::StepTables(int64_t max_tokens, int64_t max_sequences, int64_t max_blocks)
+StepTables::StepTables(int64_t max_tokens, int64_t max_sequences, int64_t max_blocks,
+                       int64_t recent)
     : max_tokens_(max_tokens),
       max_sequences_(max_sequences),
       max_blocks_(max_blocks),
-      staging_(kTokenColumns * max_tokens + 2 * max_sequences),
-      ints_(kTokenColumns * max_tokens + 2 * max_sequences),
+      recent_(recent),
+      staging_(kTokenColumns * max_tokens + kSequenceColumns * max_sequences),
+      ints_(kTokenColumns * max_tokens + kSequenceColumns * max_sequences),
+      window_staging_(max_sequences),
+      windows_(max_sequences),
       table_staging_(max_sequences * max_blocks),
       table_(max_sequences * max_blocks),
-      known_(static_cast<size_t>(max_sequences), 0) {}
+      known_(static_cast<size_t>(max_sequences), 0) {
+  std::fill_n(window_staging_.data(), max_sequences, nullptr);
+}
 
 void StepTables::Upload(const Batch& batch, cudaStream_t stream) {
   uploaded_.Wait();  // the last step's copies have left the staging buffers
   count_ = std::ssize(batch.tokens);
   int32_t* lengths = staging_.data() + kTokenColumns * max_tokens_;
-  int32_t* first_positions = lengths + max_sequences_;
+  int32_t* first_positions = lengths + kFirstPositions * max_sequences_;
+  int32_t* window_begins = lengths + kWindowBegins * max_sequences_;
   int64_t token = 0;
   for (size_t s = 0; s < batch.chunks.size(); ++s) {
     const CachedSequence& sequence = *batch.chunks[s].sequence;
@@ -33,6 +41,7 @@ void StepTables::Upload(const Batch& batch, cudaStream_t stream) {
     }
     lengths[s] = static_cast<int32_t>(sequence.length() + count);
     first_positions[s] = static_cast<int32_t>(sequence.first_position());
+    window_begins[s] = static_cast<int32_t>(sequence.recent_begin());
 
     // A row changes from the first block that differs: a sequence that grows adds a block at the
     // end.
@@ -51,14 +60,28 @@ void StepTables::Upload(const Batch& batch, cudaStream_t stream) {
   for (int column = 0; column < kTokenColumns; ++column) {
     ints_.Upload(staging_.data() + column * max_tokens_, count_, stream, column * max_tokens_);
   }
-  ints_.Upload(lengths, 2 * max_sequences_, stream, kTokenColumns * max_tokens_);
+  ints_.Upload(lengths, kSequenceColumns * max_sequences_, stream, kTokenColumns * max_tokens_);
+  if (recent_ > 0) PlaceWindows(batch, stream);
   uploaded_.Record(stream);
 }
 
+void StepTables::PlaceWindows(const Batch& batch, cudaStream_t stream) {
+  bool changed = false;
+  for (size_t s = 0; s < batch.chunks.size(); ++s) {
+    std::byte* window = batch.chunks[s].sequence->window();
+    changed |= std::exchange(window_staging_[static_cast<int64_t>(s)], window) != window;
+  }
+  if (changed) windows_.Upload(window_staging_.data(), max_sequences_, stream);
+}
+
 SequencesView StepTables::sequences(int32_t first, int32_t count) const {
-  const int32_t* lengths = ints_.data() + kTokenColumns * max_tokens_;
-  return {table_.data() + first * max_blocks_, static_cast<int32_t>(max_blocks_), lengths + first,
-          lengths + max_sequences_ + first, count};
+  SequencesView view{table_.data() + first * max_blocks_, static_cast<int32_t>(max_blocks_),
+                     OfSequences(kLengths) + first, OfSequences(kFirstPositions) + first, count};
+  if (recent_ > 0) {
+    view.recent = {windows_.data() + first, OfSequences(kWindowBegins) + first,
+                   static_cast<int32_t>(recent_)};
+  }
+  return view;
 }
 
 }  // namespace palu::cuda

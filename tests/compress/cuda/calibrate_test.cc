@@ -5,6 +5,7 @@
 
 #include "base/cancel.h"
 #include "base/rng.h"
+#include "compress/budget_pipeline.h"
 #include "compress/pipeline.h"
 #include "ops/cuda/cuda_testing.h"
 #include "testing.h"
@@ -29,6 +30,37 @@ double ForwardError(const ModelConfig& c, int64_t layers, int64_t seqlen) {
   return static_cast<double>(5 * layers + 1) * longest * 0x1p-24;
 }
 
+// Means and second moments of gradients, whose columns are off by at most `error` times the typical
+// column's norm, as those of the inputs are.
+void ExpectSameMoments(const CalibrationStats& cpu, const CalibrationStats& device, double error) {
+  ASSERT_EQ(device.means.size(), cpu.means.size());
+  ASSERT_EQ(device.output_grads.size(), cpu.output_grads.size());
+  for (size_t l = 0; l < cpu.means.size(); ++l) {
+    double typical = 0;
+    const auto hidden = std::ssize(cpu.means[l]);
+    for (int64_t i = 0; i < hidden; ++i) typical += cpu.grams[l](i, i);
+    const auto tokens = static_cast<double>(cpu.source.windows * cpu.source.seqlen);
+    typical = std::sqrt(typical / static_cast<double>(hidden) / tokens);
+    for (size_t i = 0; i < cpu.means[l].size(); ++i) {
+      ASSERT_NEAR(device.means[l][i], cpu.means[l][i], error * 2 * typical) << l << ' ' << i;
+    }
+    const Matrix<double>&a = cpu.output_grads[l], &b = device.output_grads[l];
+    double trace = 0;
+    for (int64_t i = 0; i < a.rows(); ++i) trace += a(i, i);
+    const double scale = std::sqrt(trace / static_cast<double>(a.rows()));
+    for (int64_t i = 0; i < a.rows(); ++i) {
+      const double whole = std::sqrt(a(i, i));
+      ASSERT_NEAR(device.far_squares[l][static_cast<size_t>(i)],
+                  cpu.far_squares[l][static_cast<size_t>(i)], error * 4 * whole * (whole + scale));
+      for (int64_t j = 0; j <= i; ++j) {
+        const double si = std::sqrt(a(i, i)), sj = std::sqrt(a(j, j));
+        ASSERT_NEAR(b(i, j), a(i, j), error * ((si + scale) * sj + si * (sj + scale)))
+            << l << ' ' << i << ' ' << j;
+      }
+    }
+  }
+}
+
 class CalibrateOnDevice : public ::testing::TestWithParam<std::string> {};
 
 TEST_P(CalibrateOnDevice, AgreesWithTheCpu) {
@@ -37,7 +69,8 @@ TEST_P(CalibrateOnDevice, AgreesWithTheCpu) {
   const Model model = Model::Load(testing::Repo("tests/data/models/" + GetParam()));
   const ModelConfig& c = model.config();
   const auto ids = RandomIds(kWindows * kSeqlen, c.vocab_size);
-  const CalibrationSource source = PlanCalibration(model, ids, kWindows, kSeqlen, kFisher);
+  const CalibrationSource source =
+      PlanCalibration(model, ids, kWindows, kSeqlen, kFisher, true, 16);
   ThreadPool pool(2);
   const CalibrationStats cpu = Calibrate(model, ids, source, {.pool = pool});
   int64_t ticks = 0;
@@ -87,6 +120,7 @@ TEST_P(CalibrateOnDevice, AgreesWithTheCpu) {
     compare(cpu.fisher[l].k, device.fisher[l].k);
     compare(cpu.fisher[l].v, device.fisher[l].v);
   }
+  ExpectSameMoments(cpu, device, error);
   std::printf("%s: Gram %.1e of the norms, Fisher %.1e\n", GetParam().c_str(), worst, worst_fisher);
 }
 
@@ -134,6 +168,32 @@ TEST(CalibrateOnDevice, CancellationAndNoFisher) {
   ClearCancel();
   EXPECT_LT(ticks, 8);  // those of one layer
   EXPECT_TRUE(Calibrate(model, ids, source, exec).fisher.empty());
+}
+
+// The same statistics on both: equal tables, and nearly equal losses. A singular value is off by
+// hidden * eps times the condition of the inputs' factor, at most 1e3 here, of the largest one;
+// those that the loss is made of are above 1e-3 of that, and are squared: 256 * 2^-52 * 1e6 * 2.
+TEST(CompressOnDevice, FindsTheCpusTable) {
+  PALU_SKIP_WITHOUT_DEVICE();
+  const Model model = Model::Load(testing::Repo("models/wiki-7m-mha"));
+  const auto ids = RandomIds(8 * 128, model.config().vocab_size);
+  ThreadPool pool(2);
+  const CalibrationStats stats =
+      Calibrate(model, ids, PlanCalibration(model, ids, 8, 128, 2, true, 16), {.pool = pool});
+  for (const int64_t group : {1, 2, 4}) {
+    const BudgetCompressOptions options{.bits_per_element = 2, .group_size = group};
+    const CompressionResult cpu = CompressToBudget(model, stats, options, {.pool = pool});
+    const CompressionResult device =
+        CompressToBudget(model, stats, options, {.pool = pool, .device = kDevice});
+    EXPECT_NEAR(device.compression.predicted_loss / cpu.compression.predicted_loss, 1,
+                256 * 0x1p-52 * 1e6 * 2);
+    ASSERT_EQ(device.factors.size(), cpu.factors.size());
+    for (size_t l = 0; l < cpu.factors.size(); ++l) {
+      EXPECT_EQ(device.compression.layers[l].k.tiers, cpu.compression.layers[l].k.tiers) << l;
+      EXPECT_EQ(device.compression.layers[l].v.tiers, cpu.compression.layers[l].v.tiers) << l;
+      EXPECT_EQ(device.compression.layers[l].shared, cpu.compression.layers[l].shared) << l;
+    }
+  }
 }
 
 // The same statistics on both: equal ranks, and equal shares of discarded energy to the rounding of

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <cmath>
+#include <map>
 
 #include "compress/calibrate.h"
 #include "eval/score.h"
@@ -64,14 +65,17 @@ TEST(CudaBudget, LogProbabilitiesAreTheCpus) {
   ASSERT_GE(ids.size(), 8192u);
   ThreadPool pool(8);
   const Exec cpu{.pool = pool}, cuda{.pool = pool, .device = {Device::Kind::kCuda}};
-  const CalibrationStats stats =
-      Calibrate(dense, ids, PlanCalibration(dense, ids, 8, 256, 2, true), cpu);
+  std::map<int64_t, CalibrationStats> stats;
+  for (const int64_t recent : {0, 16}) {
+    stats[recent] =
+        Calibrate(dense, ids, PlanCalibration(dense, ids, 8, 256, 2, true, recent), cpu);
+  }
   const TensorStore store = TensorStore::OpenDirectory(dense.path());
-  for (const bool shared : {false, true}) {
+  for (const auto& [shared, recent] : {std::pair{false, 0}, {true, 0}, {false, 16}, {true, 16}}) {
     for (const double bits : {1.5, 4.0}) {
-      const CompressionResult made = CompressToBudget(dense, stats,
+      const CompressionResult made = CompressToBudget(dense, stats.at(recent),
                                                       {.bits_per_element = bits,
-                                                       .recent = 0,
+                                                       .recent = recent,
                                                        .allow_shared = shared,
                                                        .allow_separate = !shared},
                                                       cpu);
@@ -82,7 +86,8 @@ TEST(CudaBudget, LogProbabilitiesAreTheCpus) {
       const Model model = Model::Load(dir.path());
       // Of the text's last tokens, so many in a forward pass; a pass of one decodes.
       for (const auto& [pass, tokens] : {std::pair{2048, 6144}, {1, 2048}}) {
-        SCOPED_TRACE(fmt::format("{} bits, shared {}, {} tokens at once", bits, shared, pass));
+        SCOPED_TRACE(fmt::format("{} bits, shared {}, window of {}, {} tokens at once", bits,
+                                 shared, recent, pass));
         const auto part = std::span(ids).last(static_cast<size_t>(tokens));
         const std::vector<double> expected = LogProbs(model, cpu, part, 2048);
         const Differences here = Compare(LogProbs(model, cuda, part, pass), expected);

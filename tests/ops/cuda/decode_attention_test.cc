@@ -72,6 +72,23 @@ std::vector<AttentionShapes> TieredCases() {
   return cases;
 }
 
+AttentionShapes Windowed(AttentionShapes s, int64_t recent) {
+  s.recent = recent;
+  return s;
+}
+
+// The same with windows, shorter than a tile, over several tiles, and longer than some sequences;
+// without plain projections, which have none.
+std::vector<AttentionShapes> WindowedCases() {
+  std::vector<AttentionShapes> cases;
+  constexpr int64_t kRecent[] = {16, 5, 200};
+  for (const AttentionShapes& s : TieredCases()) {
+    if (s.k_ranks.empty() || s.v_ranks.empty()) continue;
+    cases.push_back(Windowed(s, kRecent[cases.size() % std::size(kRecent)]));
+  }
+  return cases;
+}
+
 std::vector<AttentionShapes> Cases() {
   const AttentionShapes mha = Case("joint heads", 4, 4, 64, 4, {96}, {64});
   const AttentionShapes gqa = Case("gqa 2", 8, 4, 64, 2, {32, 64}, {96, 32});
@@ -218,6 +235,11 @@ TEST(CudaDecodeAttention, TiersMatchTheReference) {
   ExpectReferences(TieredCases());
 }
 
+TEST(CudaDecodeAttention, WindowsMatchTheReference) {
+  PALU_SKIP_WITHOUT_DEVICE();
+  ExpectReferences(WindowedCases());
+}
+
 TEST(CudaDecodeAttention, EveryOutputType) {
   PALU_SKIP_WITHOUT_DEVICE();
   for (const AttentionShapes& s :
@@ -237,6 +259,7 @@ TEST(CudaDecodeAttention, NeighboursChangeNoBitWhenAsked) {
        {Case("latent", 8, 4, 64, 2, {64, 32}, {96, 64}),
         With(Case("codes", 4, 4, 128, 4, {128}, {96}), {.bits = 4}),
         In(Case("tiers", 8, 4, 64, 4, {80}, {80}), {{16, 4}, {64, 2}}, true),
+        Windowed(In(Case("window", 8, 4, 64, 4, {80}, {80}), {{16, 4}, {64, 2}}, true), 16),
         Case("plain", 8, 2, 128, 1, {}, {})}) {
     SCOPED_TRACE(s.name);
     AttentionFixture fixture(s, DType::kBF16, kRanges);

@@ -33,6 +33,7 @@ class DeviceAttention {
       view.k.norm_eps = norm_eps;
     }
     PoisonTails();
+    for (const QueryChunk& chunk : fixture.chunks) UploadWindow(chunk);
   }
 
   // Output [chunks, heads*d] of the chunks with the given indices, as one batch.
@@ -41,7 +42,8 @@ class DeviceAttention {
     size_t stride = 0;
     for (const size_t c : chunks) stride = std::max(stride, addresses_[c].size());
     std::vector<std::byte*> table;
-    std::vector<int32_t> lengths, positions;
+    std::vector<std::byte*> windows;
+    std::vector<int32_t> lengths, positions, begins;
     std::vector<float> q;
     const int64_t width = view.heads * view.head_dim;
     for (const size_t c : chunks) {
@@ -49,20 +51,29 @@ class DeviceAttention {
       table.resize(table.size() + stride - addresses_[c].size(), nullptr);
       lengths.push_back(static_cast<int32_t>(fixture_.chunks[c].start) + 1);
       positions.push_back(first_position_);
+      begins.push_back(static_cast<int32_t>(fixture_.chunks[c].recent_begin));
+      windows.push_back(windows_[c]);
       const float* row = fixture_.q.Row(fixture_.chunks[c].row);
       q.insert(q.end(), row, row + width);
       q.resize(q.size() + kGap, std::nanf(""));
     }
     const auto device_table = ToDevice(table);
     const auto device_lengths = ToDevice(lengths), device_positions = ToDevice(positions);
+    const auto device_windows = ToDevice(windows);
+    const auto device_begins = ToDevice(begins);
     const auto device_q = ToDevice(q);
     const int64_t bytes = count * width * static_cast<int64_t>(SizeOf(out_dtype));
     const auto out = Poison(bytes);
     const auto workspace = Poison(static_cast<int64_t>(
         cuda::DecodeWorkspaceBytes(view, count, count * static_cast<int64_t>(stride))));
     cuda::DecodeAttention(view,
-                          {device_table.data(), static_cast<int32_t>(stride), device_lengths.data(),
-                           device_positions.data(), count},
+                          {device_table.data(),
+                           static_cast<int32_t>(stride),
+                           device_lengths.data(),
+                           device_positions.data(),
+                           count,
+                           {device_windows.data(), device_begins.data(),
+                            static_cast<int32_t>(fixture_.recent.tokens)}},
                           device_q.data(), width + kGap, workspace.data(), out_dtype, out.data(),
                           nullptr);
     return Loaded(ToHost(out), out_dtype);
@@ -145,6 +156,28 @@ class DeviceAttention {
       }
     }
   }
+  // The ring of a sequence's last tokens; NaN where it holds none.
+  void UploadWindow(const QueryChunk& chunk) {
+    std::vector<std::byte> window(static_cast<size_t>(fixture_.window_bytes()), std::byte{0xFF});
+    const RecentRows& recent = fixture_.recent;
+    const auto fill = [&](const CachedPages& pages, MatrixView<const float> rows) {
+      if (!pages.tiered) return;
+      const int64_t end = chunk.start + 1;
+      for (int64_t t = std::max(chunk.recent_begin, end - recent.tokens); t < end; ++t) {
+        const float* row = rows.Row(chunk.recent_row + t - chunk.recent_begin);
+        for (const CachedPages::Page& page : pages.pages) {
+          auto* ring = reinterpret_cast<Half*>(window.data() + page.window_offset);
+          FromFloat(row, page.width, DType::kF16, ring + t % recent.tokens * page.width);
+          row += page.width;
+        }
+      }
+    };
+    if (recent.tokens > 0) {
+      fill(fixture_.layer.k.pages, recent.k);
+      fill(fixture_.layer.v.pages, recent.v);
+    }
+    windows_.push_back(window.empty() ? nullptr : KeepBytes(window));
+  }
   static void PoisonToken(const BlockTable& table, const CachedPages& pages, int64_t token) {
     for (const CachedPages::Page& page : pages.pages) {
       const auto fill = [](void* to, int64_t bytes) {
@@ -171,6 +204,7 @@ class DeviceAttention {
   std::vector<cuda::DeviceBuffer<std::byte>> kept_;
   std::vector<cuda::DevicePages> pages_;
   std::vector<std::vector<std::byte*>> addresses_;  // of blocks, per chunk
+  std::vector<std::byte*> windows_;                 // per chunk
   cuda::DeviceBuffer<double> turns_;
   cuda::DeviceBuffer<float2> tile_;
   std::optional<cuda::RopeTables> split_;

@@ -18,10 +18,17 @@ struct Case {
   DType dtype;
   int32_t head_dim, heads, kv_heads;
   PrefillChunk chunk;
-  float magnitude = 1;      // of queries
-  int64_t later_keys = 30;  // that no row sees
+  float magnitude = 1;                // of queries
+  int64_t later_keys = 30;            // that no row sees
+  std::vector<KeyBand> bands = {{}};  // which are added one after the other
 
   int64_t tokens() const { return chunk.start + chunk.count + later_keys; }
+  bool Sees(int64_t token, int64_t key) const {
+    return std::any_of(bands.begin(), bands.end(), [&](const KeyBand& band) {
+      return key >= std::max(band.begin, token + 1 - band.last) &&
+             key <= std::max(token - band.skipped, band.seen - 1);
+    });
+  }
   int64_t query_width() const { return int64_t{heads} * head_dim; }
   int64_t key_width() const { return int64_t{kv_heads} * head_dim; }
 };
@@ -69,18 +76,20 @@ class Problem {
                                 reinterpret_cast<float*>(sum.data())};
     auto* sums = reinterpret_cast<float*>(acc.data());
     bool first = true;
-    const auto add = [&](int64_t begin, int64_t end) {
+    const auto add = [&](const KeyBand& band, int64_t begin, int64_t end) {
       const int64_t at = begin * shape_.key_width() * ElementBytes();
       PrefillAttention(
-          layer_, {shape_.chunk.start + row, count},
+          layer_, {shape_.chunk.start + row, count, band},
           {k_device_.data() + at, v_device_.data() + at, begin, end - begin, shape_.dtype},
           q_device_.data() + row * shape_.query_width() * ElementBytes(), first, softmax, sums,
           nullptr);
       first = false;
     };
-    if (future_first) add(shape_.chunk.start + shape_.chunk.count, shape_.tokens());
-    for (int64_t begin = 0; begin < shape_.tokens(); begin += piece) {
-      add(begin, std::min(begin + piece, shape_.tokens()));
+    for (const KeyBand& band : shape_.bands) {
+      if (future_first) add(band, shape_.chunk.start + shape_.chunk.count, shape_.tokens());
+      for (int64_t begin = 0; begin < shape_.tokens(); begin += piece) {
+        add(band, begin, std::min(begin + piece, shape_.tokens()));
+      }
     }
     FinishPrefill(layer_, count, softmax, sums, out_dtype, out.data(), nullptr);
     return {Loaded(ToHost(max), DType::kF32), Loaded(ToHost(sum), DType::kF32),
@@ -108,6 +117,7 @@ class Problem {
         const float* q = q_.data() + t * shape_.query_width() + head * d;
         double top = -INFINITY, magnitude = 0, total = 0;
         for (int64_t s = 0; s < keys; ++s) {
+          if (!shape_.Sees(shape_.chunk.start + t, s)) continue;
           const float* k = k_.data() + s * shape_.key_width() + column;
           double score = 0, absolute = 0;
           for (int64_t i = 0; i < d; ++i) {
@@ -121,6 +131,7 @@ class Problem {
         }
         std::vector<double> out(static_cast<size_t>(d)), size(static_cast<size_t>(d));
         for (int64_t s = 0; s < keys; ++s) {
+          if (!shape_.Sees(shape_.chunk.start + t, s)) continue;
           const double p = std::exp(scores[static_cast<size_t>(s)] - top);
           const float* v = v_.data() + s * shape_.key_width() + column;
           total += p;
@@ -129,6 +140,7 @@ class Problem {
             size[static_cast<size_t>(i)] += (p + subnormal) * std::abs(v[i]);
           }
         }
+        if (total == 0) total = 1;  // of no keys: zeros
         const auto n = static_cast<double>(keys);
         const double relative = u + 2 * (2 * gamma * magnitude + 0x1p-20 + 2.1 * n * 0x1p-23);
         for (int64_t i = 0; i < d; ++i) {
@@ -207,6 +219,32 @@ TEST(CudaPrefill, OtherHeadDimsInFloat32) {
   for (const int32_t d : {8, 40, 136, 256}) {
     SCOPED_TRACE(d);
     ASSERT_NO_FATAL_FAILURE(Problem({DType::kF32, d, 4, 2, {130, 40}}).RunAndCheck());
+  }
+}
+
+// Bands around the diagonal, short, over several tiles of keys and rows, and with rows that see
+// nothing; a band and the keys before it, one after the other, are all keys.
+TEST(CudaPrefill, BandsOfKeys) {
+  PALU_SKIP_WITHOUT_DEVICE();
+  for (const DType dtype : testing::kStored) {
+    for (const int32_t d : {64, 128, 32}) {
+      for (const PrefillChunk& chunk : {PrefillChunk{0, 300}, {130, 40}, {63, 2}, {700, 1}}) {
+        for (const int64_t recent : {1, 16, 100}) {
+          for (const int64_t lost : {0, 3}) {
+            const int64_t begin = std::clamp<int64_t>(chunk.start - recent + lost, 0, chunk.start);
+            const KeyBand far{.skipped = recent, .seen = begin};
+            const KeyBand near{.begin = begin, .last = recent};
+            for (const auto& bands : {std::vector{far}, {near}, {far, near}}) {
+              SCOPED_TRACE(::testing::Message()
+                           << Name(dtype) << ", d " << d << ", " << chunk.count << " rows at "
+                           << chunk.start << ", " << recent << " recent, " << bands.size()
+                           << " bands, begin " << begin);
+              ASSERT_NO_FATAL_FAILURE(Problem({dtype, d, 4, 2, chunk, 1, 30, bands}).RunAndCheck());
+            }
+          }
+        }
+      }
+    }
   }
 }
 

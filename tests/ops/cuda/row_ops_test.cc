@@ -100,7 +100,7 @@ TEST(CudaRowOps, HeadsAreNormalisedAndRotated) {
     rotate.query_heads = static_cast<int32_t>(heads);
     rotate.query_norm = dnorm.data();
     rotate.keys = true;
-    cuda::StoreRows(rotate, stored, {}, table.data(), 1,
+    cuda::StoreRows(rotate, stored, {}, {table.data(), 1},
                     {sequence.data(), index.data(), dpositions.data(), n},
                     MakeMatrix(dx.data(), DType::kF32, n, width), 0, fault.data(), nullptr);
     const auto page_rows = Loaded(ToHost(block), DType::kF32);
@@ -273,7 +273,7 @@ void ExpectSameBlocks(const LatentQuantization& quantization, DType dtype,
   const auto dtable = ToDevice(device_table);
   const auto dx = ToDevice(x);
   const auto fault = ToDevice(std::vector<int32_t>{0});
-  cuda::StoreRows({}, keys, last, dtable.data(), static_cast<int32_t>(blocks),
+  cuda::StoreRows({}, keys, last, {dtable.data(), static_cast<int32_t>(blocks)},
                   {dsequence.data(), dindex.data(), nullptr, n},
                   MakeMatrix(dx.data(), DType::kF32, n, stride), 3, fault.data(), nullptr);
   EXPECT_EQ(ToHost(fault)[0], 0);
@@ -348,11 +348,107 @@ TEST(CudaStoreRows, TiersAreTheCpusBitForBit) {
     const auto dtable = ToDevice(device_table);
     const auto dx = ToDevice(x);
     const auto fault = ToDevice(std::vector<int32_t>{0});
-    cuda::StoreRows({}, {k.view, column}, {v.view, column + keys.width()}, dtable.data(),
-                    static_cast<int32_t>(blocks), {dsequence.data(), dindex.data(), nullptr, n},
+    cuda::StoreRows({}, {k.view, column}, {v.view, column + keys.width()},
+                    {dtable.data(), static_cast<int32_t>(blocks)},
+                    {dsequence.data(), dindex.data(), nullptr, n},
                     MakeMatrix(dx.data(), DType::kF32, n, stride), 3, fault.data(), nullptr);
     EXPECT_EQ(ToHost(fault)[0], 0);
     EXPECT_EQ(ToHost(device), host);
+  }
+}
+
+// Two sequences: one longer than the window, of which a step's tokens wrap the ring around, and a
+// short one. Latents meant for a prompt are gathered from the same ring before.
+TEST(CudaStoreRows, WindowsHoldTheLastTokensAsFp16) {
+  PALU_SKIP_WITHOUT_DEVICE();
+  constexpr int64_t kRecent = 16, kWidths[] = {48, 32};
+  constexpr int64_t kWidth = 80, kStride = kWidth + 9, kColumn = 5;
+  CachedPages pages;
+  pages.latent = pages.tiered = true;
+  int64_t block_bytes = 0, window_elements = 0;
+  for (const int64_t width : kWidths) {
+    CachedPages::Page page{block_bytes, width, {}, window_elements * 2};
+    for (int64_t column = 0; column < width; column += 16) {
+      const LatentTier tier{16, column == 0 ? 4 : 2};
+      page.tiers.push_back({block_bytes, tier.width, column, tier.quantization()});
+      block_bytes += kBlockTokens * tier.quantization().bytes(tier.width);
+    }
+    window_elements += kRecent * width;
+    pages.pages.push_back(page);
+  }
+  const cuda::DevicePages device_pages = cuda::UploadPages(pages, nullptr);
+  const std::vector<int64_t> starts = {100, 0}, counts = {23, 7};
+  const int64_t n = 30;
+  const std::vector<float> x = RandomFloats(n * kStride, 5);
+  std::vector<int32_t> sequence, index, lengths;
+  for (size_t s = 0; s < starts.size(); ++s) {
+    for (int64_t i = 0; i < counts[s]; ++i) {
+      sequence.push_back(static_cast<int32_t>(s));
+      index.push_back(static_cast<int32_t>(starts[s] + i));
+    }
+    lengths.push_back(static_cast<int32_t>(starts[s] + counts[s]));
+  }
+  std::vector<cuda::DeviceBuffer<std::byte>> memory;
+  std::vector<std::byte*> table, windows;
+  const std::vector<float> before = RandomFloats(window_elements, 6);
+  for (size_t s = 0; s < starts.size(); ++s) {
+    for (int b = 0; b < 2; ++b) table.push_back(memory.emplace_back(Poison(block_bytes)).data());
+    windows.push_back(memory.emplace_back(ToDevice(Stored(before, DType::kF16))).data());
+  }
+  const auto dtable = ToDevice(table), dwindows = ToDevice(windows);
+  const auto dsequence = ToDevice(sequence), dindex = ToDevice(index), dlengths = ToDevice(lengths);
+  const auto dx = ToDevice(x);
+  const auto fault = ToDevice(std::vector<int32_t>{0});
+  const cuda::StoreView store{device_pages.view, kColumn};
+  const cuda::SequencesView sequences{dtable.data(), 2, dlengths.data(),
+                                      nullptr,       2, {dwindows.data(), nullptr, kRecent}};
+  const cuda::DeviceMatrix rows = MakeMatrix(dx.data(), DType::kF32, n, kStride);
+
+  // The element of a page's ring that belongs to a token.
+  const auto ring = [&](const CachedPages::Page& page, int64_t token, int64_t i) {
+    return static_cast<size_t>(page.window_offset / 2 + token % kRecent * page.width + i);
+  };
+  const std::vector<float> halves = Loaded(Stored(x, DType::kF16), DType::kF16);
+  const auto kept = Loaded(Stored(before, DType::kF16), DType::kF16);
+  for (const DType type : {DType::kF16, DType::kF32}) {
+    constexpr int64_t kFirst = 64, kBegin = 90;
+    const int64_t count = 123 - kFirst;
+    const auto out = Poison(count * kWidth * static_cast<int64_t>(SizeOf(type)));
+    cuda::GatherRecent(store, sequences, kFirst, kBegin, 100, rows.RowRange(0, 23),
+                       MakeMatrix(out.data(), type, count, kWidth), nullptr);
+    const std::vector<float> gathered = Loaded(ToHost(out), type);
+    for (int64_t token = kFirst; token < 123; ++token) {
+      int64_t column = 0;
+      for (const CachedPages::Page& page : pages.pages) {
+        for (int64_t i = 0; i < page.width; ++i, ++column) {
+          const float expected =
+              token < kBegin ? 0
+              : token < 100
+                  ? kept[ring(page, token, i)]
+                  : halves[static_cast<size_t>((token - 100) * kStride + kColumn + column)];
+          ASSERT_EQ(gathered[static_cast<size_t>((token - kFirst) * kWidth + column)], expected)
+              << "token " << token << " column " << column;
+        }
+      }
+    }
+  }
+
+  cuda::StoreRows({}, store, {}, sequences, {dsequence.data(), dindex.data(), nullptr, n}, rows, 0,
+                  fault.data(), nullptr);
+  EXPECT_EQ(ToHost(fault)[0], 0);
+  int64_t first_row = 0;
+  for (size_t s = 0; s < starts.size(); first_row += counts[s++]) {
+    std::vector<float> expected = kept;
+    for (int64_t i = 0; i < counts[s]; ++i) {
+      int64_t column = 0;
+      for (const CachedPages::Page& page : pages.pages) {
+        for (int64_t c = 0; c < page.width; ++c, ++column) {
+          expected[ring(page, starts[s] + i, c)] =
+              halves[static_cast<size_t>((first_row + i) * kStride + kColumn + column)];
+        }
+      }
+    }
+    EXPECT_EQ(Loaded(ToHost(memory[3 * s + 2]), DType::kF16), expected) << "sequence " << s;
   }
 }
 
@@ -376,7 +472,7 @@ TEST(CudaStoreRows, ReportsTheLayerOfALatentThatIsNotFinite) {
     keys.projection.max_width = 32;
     keys.projection.latent = true;
     keys.projection.bits = bits;
-    cuda::StoreRows({}, keys, {}, table.data(), 1, {zero.data(), zero.data(), nullptr, 1},
+    cuda::StoreRows({}, keys, {}, {table.data(), 1}, {zero.data(), zero.data(), nullptr, 1},
                     MakeMatrix(dx.data(), DType::kF32, 1, 32), 5, fault.data(), nullptr);
     EXPECT_EQ(ToHost(fault)[0], 6);
   }

@@ -151,13 +151,15 @@ TEST_P(CudaForward, QuantisedTokenByTokenEqualsOneShot) {
 }
 
 // Random factors in tiers that differ from group to group; keys and values of every other layer
-// share their latents. With `bits` every tier has as many.
-KvCompression InTiers(const ModelConfig& config, std::optional<int> bits) {
+// share their latents. With `bits` every tier has as many; with `recent` as many of a sequence's
+// last tokens are kept as they were.
+KvCompression InTiers(const ModelConfig& config, std::optional<int> bits, int64_t recent = 0) {
   const auto tier = [bits](int64_t width, int own) {
     return LatentTier{width, bits.value_or(own)};
   };
   KvCompression kv;
-  kv.version = 3;
+  kv.version = recent > 0 ? 4 : 3;
+  kv.recent = recent;
   kv.tiered = kv.centered = true;
   kv.budget = 2;
   kv.layers.resize(static_cast<size_t>(config.num_layers));
@@ -171,19 +173,84 @@ KvCompression InTiers(const ModelConfig& config, std::optional<int> bits) {
   return kv;
 }
 
-// As QuantisedTokenByTokenEqualsOneShot, for the same number of bits.
+// As QuantisedTokenByTokenEqualsOneShot, for the same number of bits, without a window and with
+// windows shorter and longer than chunks.
 TEST_P(CudaForward, TiersGiveTheCpusLogits) {
   const Model dense = Model::Load(Source());
-  const Model model = Model::RandomCompressed(dense, InTiers(dense.config(), 8), 7);
-  const auto ids = RandomIds(100, model.config().vocab_size, 3);
-  for (const DType cache : {DType::kF32, DType::kF16, DType::kBF16}) {
-    const Matrix<float> expected = Logits(model, ids, {100}, {kCpu, cache});
-    const double bound = Tolerance(model, DType::kF32, DType::kBF16, expected);
-    for (const auto& chunks : {std::vector<int64_t>{100}, Steps(40, 60), Steps(1, 99)}) {
-      const Matrix<float> actual = Logits(model, ids, chunks, {kCuda, cache, false, DType::kF32});
-      EXPECT_LT(WorstLogProb(actual, expected, ids), bound)
-          << Name(cache) << " cache, " << chunks.size() << " chunks";
+  for (const int64_t recent : {0, 5, 16}) {
+    const Model model = Model::RandomCompressed(dense, InTiers(dense.config(), 8, recent), 7);
+    const auto ids = RandomIds(100, model.config().vocab_size, 3);
+    for (const DType cache : {DType::kF32, DType::kF16, DType::kBF16}) {
+      const Matrix<float> expected = Logits(model, ids, {100}, {kCpu, cache});
+      const double bound = Tolerance(model, DType::kF32, DType::kBF16, expected);
+      for (const auto& chunks :
+           {std::vector<int64_t>{100}, {7, 3, 64, 2, 1, 1, 22}, Steps(40, 60), Steps(1, 99)}) {
+        const Matrix<float> actual = Logits(model, ids, chunks, {kCuda, cache, false, DType::kF32});
+        EXPECT_LT(WorstLogProb(actual, expected, ids), bound)
+            << Name(cache) << " cache, " << chunks.size() << " chunks, window of " << recent;
+      }
     }
+  }
+}
+
+// A window as long as the text hides the codes: the CPU's logits come back, which tiers of 2 bits
+// are further from than four times what the two differ by.
+TEST_P(CudaForward, AWindowOfTheWholeTextHidesTheCodes) {
+  const Model dense = Model::Load(Source());
+  const auto ids = RandomIds(40, dense.config().vocab_size, 3);
+  const auto logits = [&](Device device, int64_t recent, const std::vector<int64_t>& chunks) {
+    return Logits(Model::RandomCompressed(dense, InTiers(dense.config(), 2, recent), 7), ids,
+                  chunks, {device, DType::kF32, false, DType::kF32});
+  };
+  const Matrix<float> expected = logits(kCpu, 64, {40});
+  for (const auto& chunks : {std::vector<int64_t>{40}, Steps(10, 30)}) {
+    const double difference = WorstLogProb(logits(kCuda, 64, chunks), expected, ids);
+    EXPECT_LT(difference, Tolerance(dense, DType::kF32, DType::kF16, expected));
+    EXPECT_GT(WorstLogProb(logits(kCuda, 0, chunks), expected, ids), 4 * difference);
+  }
+}
+
+// Forked and truncated sequences go on as on the CPU, and take as many bytes.
+TEST_P(CudaForward, ForksAndTruncationsKeepTheCpusWindows) {
+  const Model dense = Model::Load(Source());
+  const Model model = Model::RandomCompressed(dense, InTiers(dense.config(), 8, 16), 7);
+  const auto ids = RandomIds(60, model.config().vocab_size, 3);
+  const auto run = [&](Device device, int64_t& bytes) {
+    ThreadPool pool(2);
+    KvCache cache(model.config(), DType::kF32, 0, device);
+    Transformer transformer(model, cache.layout(), {.pool = pool, .device = device},
+                            {.attend_stored = true, .weight_dtype = DType::kF32});
+    const auto step = [&](CachedSequence& sequence, int64_t begin, int64_t count) {
+      Batch batch;
+      sequence.Reserve(count);
+      batch.Add(sequence,
+                std::span(ids).subspan(static_cast<size_t>(begin), static_cast<size_t>(count)));
+      Matrix<float> logits(transformer.Forward(batch), model.config().vocab_size);
+      transformer.Logits(0, logits);
+      return logits;
+    };
+    CachedSequence first = cache.NewSequence();
+    step(first, 0, 30);
+    CachedSequence second = first.Fork();
+    step(first, 30, 1);  // writes to a ring that the fork must not see
+    first.Truncate(25);  // whose window has lost tokens 9 to 14
+    step(first, 25, 1);
+    std::vector<Matrix<float>> logits;
+    logits.push_back(step(second, 30, 1));
+    logits.push_back(step(second, 31, 9));
+    logits.push_back(step(first, 26, 1));
+    logits.push_back(step(first, 27, 13));
+    bytes = cache.bytes_in_use();
+    return logits;
+  };
+  int64_t expected_bytes = 0, actual_bytes = 0;
+  const auto expected = run(kCpu, expected_bytes), actual = run(kCuda, actual_bytes);
+  EXPECT_EQ(actual_bytes, expected_bytes);
+  for (size_t i = 0; i < expected.size(); ++i) {
+    const auto rows = std::span(ids).first(static_cast<size_t>(expected[i].rows()));
+    EXPECT_LT(WorstLogProb(actual[i], expected[i], {rows.begin(), rows.end()}),
+              Tolerance(model, DType::kF32, DType::kBF16, expected[i]))
+        << i;
   }
 }
 
@@ -202,9 +269,11 @@ void ExpectRepeats(const Model& model, const std::vector<TokenId>& ids,
 // are no measure (tests/eval/cuda/budget_test.cc has one); the device's own are.
 TEST_P(CudaForward, TiersOfFewBitsRepeatBitForBit) {
   const Model dense = Model::Load(Source());
-  const Model model = Model::RandomCompressed(dense, InTiers(dense.config(), {}), 7);
-  const auto ids = RandomIds(150, model.config().vocab_size, 1);
-  ExpectRepeats(model, ids, Steps(64, 86));
+  const auto ids = RandomIds(150, dense.config().vocab_size, 1);
+  for (const int64_t recent : {0, 16}) {
+    ExpectRepeats(Model::RandomCompressed(dense, InTiers(dense.config(), {}, recent), 7), ids,
+                  Steps(64, 86));
+  }
 }
 
 TEST_P(CudaForward, RepeatsBitForBitAndDeterministicBatchesAgree) {
@@ -254,7 +323,7 @@ void ExpectFilledCacheDecodes(const Model& model) {
 TEST_P(CudaForward, AFilledCacheDecodesToFiniteLogits) {
   const Model dense = Model::Load(Source());
   ExpectFilledCacheDecodes(dense);
-  ExpectFilledCacheDecodes(Model::RandomCompressed(dense, InTiers(dense.config(), {}), 7));
+  ExpectFilledCacheDecodes(Model::RandomCompressed(dense, InTiers(dense.config(), {}, 16), 7));
 }
 
 // One layer with ranks that the decode kernel refuses is rebuilt densely, the others are not.

@@ -62,13 +62,17 @@ void WindowAttention::Forward(MatrixView<const float> qkv, MatrixView<float> out
 // As on the CPU: dV = P^T dO, dP = dO V^T, dS = P (dP - rowsum(P dP)), dQ = dS K, dK = dS^T Q. The
 // last block of the first pass sees every key and overwrites dK and dV; all others add.
 void WindowAttention::Backward(MatrixView<const float> qkv, MatrixView<const float> dout,
-                               MatrixView<float> dqkv) {
+                               MatrixView<float> dqkv, int64_t recent, float* near) {
   const int64_t n = qkv.rows, block = QueryBlock(n);
   p_.Resize(kv_heads_ * block * n);
   dp_.Resize(kv_heads_ * block * n);
   const int64_t query_step = members_ * d_;
   const MatrixView<float> dk = dqkv.ColRange(heads_ * d_, d_);
   const MatrixView<float> dv = dqkv.ColRange((heads_ + kv_heads_) * d_, d_);
+  if (recent > 0) {
+    const auto bytes = static_cast<size_t>(n * 2 * kv_heads_ * d_) * sizeof(float);
+    Check(cudaMemsetAsync(near, 0, bytes, stream_), "clearing device memory");
+  }
   for (int64_t member = 0; member < members_; ++member) {
     const Pass pass = MakePass(qkv, member);
     const MatrixView<float> dq = dqkv.ColRange(member * d_, d_);
@@ -89,6 +93,20 @@ void WindowAttention::Backward(MatrixView<const float> qkv, MatrixView<const flo
                  dq.RowRange(begin, count), {kv_heads_, step, d_, query_step});
       blas_.Gemm(Trans::kYes, Trans::kNo, scale_, ds, q, beta, dk.RowRange(0, keys),
                  {kv_heads_, step, query_step, d_});
+      if (recent == 0) continue;
+      NearQueries queries{static_cast<int32_t>(kv_heads_), static_cast<int32_t>(d_)};
+      queries.first = begin;
+      queries.rows = count;
+      queries.recent = recent;
+      queries.p = p.data;
+      queries.ds = ds.data;
+      queries.scale = scale_;
+      queries.q = q.data;
+      queries.q_stride = q.stride;
+      queries.dout = d_out.data;
+      queries.dout_stride = d_out.stride;
+      queries.step = query_step;
+      AddNear(queries, near, stream_);
     }
   }
 }

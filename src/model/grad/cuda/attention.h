@@ -14,8 +14,10 @@ class WindowAttention {
 
   // qkv: [n, (n_q + 2 n_kv) d], queries, keys and values side by side; out: [n, n_q*d].
   void Forward(MatrixView<const float> qkv, MatrixView<float> out);
-  // dqkv, the gradient of qkv, from that of out.
-  void Backward(MatrixView<const float> qkv, MatrixView<const float> dout, MatrixView<float> dqkv);
+  // dqkv, the gradient of qkv, from that of out. With `recent` also `near` [n, 2 n_kv d], the part
+  // of the keys' and values' that comes from queries less than `recent` tokens after them.
+  void Backward(MatrixView<const float> qkv, MatrixView<const float> dout, MatrixView<float> dqkv,
+                int64_t recent, float* near);
 
  private:
   // The heads that share a pass: query head `member` of every KV head, `d` columns each.

@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "model/grad/cuda/kernels.h"
 #include "ops/cuda/element.cuh"
 
@@ -17,6 +19,62 @@ template <class From, class To>
 __global__ void WidenKernel(const From* from, int64_t n, To* to) {
   const int64_t i = Index();
   if (i < n) to[i] = static_cast<To>(AsFloat(from[i]));
+}
+
+__global__ void WidenRowsKernel(MatrixView<const float> from, double* to) {
+  const int64_t i = Index();
+  if (i < from.rows * from.cols) {
+    to[i] = static_cast<double>(from.data[i / from.cols * from.stride + i % from.cols]);
+  }
+}
+
+__global__ void TakeFromKernel(MatrixView<const float> whole, float* part) {
+  const int64_t i = Index();
+  if (i < whole.rows * whole.cols) {
+    part[i] = whole.data[i / whole.cols * whole.stride + i % whole.cols] - part[i];
+  }
+}
+
+// A thread per column.
+__global__ void AddColumnsKernel(const double* x, int64_t rows, int64_t cols, double* sum) {
+  const int64_t c = Index();
+  if (c >= cols) return;
+  double total = 0;
+  for (int64_t r = 0; r < rows; ++r) total += x[r * cols + c];
+  sum[c] += total;
+}
+
+__global__ void AddColumnSquaresKernel(MatrixView<const float> x, double* sum) {
+  const int64_t c = Index();
+  if (c >= x.cols) return;
+  double total = 0;
+  for (int64_t r = 0; r < x.rows; ++r) {
+    const double value = x.data[r * x.stride + c];
+    total += value * value;
+  }
+  sum[c] += total;
+}
+
+// grid: (keys from `first_key` on, KV heads); a thread has some columns of the head.
+__global__ void AddNearKernel(NearQueries a, int64_t first_key, float* near) {
+  const int64_t key = first_key + blockIdx.x, keys = a.first + a.rows;
+  const int head = static_cast<int>(blockIdx.y), d = a.head_dim;
+  const int64_t begin = key > a.first ? key : a.first;
+  const int64_t end = key + a.recent < keys ? key + a.recent : keys;
+  const int64_t width = static_cast<int64_t>(a.kv_heads) * d;
+  const float* q = a.q + head * a.step;
+  const float* dout = a.dout + head * a.step;
+  for (int c = static_cast<int>(threadIdx.x); c < d; c += static_cast<int>(blockDim.x)) {
+    float dk = 0, dv = 0;
+    for (int64_t query = begin; query < end; ++query) {
+      const int64_t row = query - a.first, at = (head * a.rows + row) * keys + key;
+      dv = fmaf(a.p[at], dout[row * a.dout_stride + c], dv);
+      dk = fmaf(a.scale * a.ds[at], q[row * a.q_stride + c], dk);
+    }
+    float* out = near + key * 2 * width + head * d + c;
+    out[0] += dk;
+    out[width] += dv;
+  }
 }
 
 __global__ void AddBiasKernel(const float* bias, Rows x) {
@@ -69,8 +127,8 @@ void Widen(const void* from, DType dtype, int64_t n, float* to, cudaStream_t str
   Check(cudaGetLastError(), "converting weights");
 }
 
-void Widen(const float* from, int64_t n, double* to, cudaStream_t stream) {
-  WidenKernel<<<Blocks(n), kThreads, 0, stream>>>(from, n, to);
+void Widen(MatrixView<const float> from, double* to, cudaStream_t stream) {
+  WidenRowsKernel<<<Blocks(from.rows * from.cols), kThreads, 0, stream>>>(from, to);
   Check(cudaGetLastError(), "converting to float64");
 }
 
@@ -99,6 +157,29 @@ void GatedRowsBackward(const float* dout, int64_t n, int64_t inter, float* gate_
 void AddSquares(const float* x, int64_t n, double* sum, cudaStream_t stream) {
   AddSquaresKernel<<<Blocks(n), kThreads, 0, stream>>>(x, n, sum);
   Check(cudaGetLastError(), "adding squares");
+}
+
+void AddColumns(const double* x, int64_t rows, int64_t cols, double* sum, cudaStream_t stream) {
+  AddColumnsKernel<<<Blocks(cols), kThreads, 0, stream>>>(x, rows, cols, sum);
+  Check(cudaGetLastError(), "adding columns");
+}
+
+void AddColumnSquares(MatrixView<const float> x, double* sum, cudaStream_t stream) {
+  AddColumnSquaresKernel<<<Blocks(x.cols), kThreads, 0, stream>>>(x, sum);
+  Check(cudaGetLastError(), "adding columns' squares");
+}
+
+void AddNear(const NearQueries& queries, float* near, cudaStream_t stream) {
+  const int64_t first_key = std::max<int64_t>(queries.first + 1 - queries.recent, 0);
+  const dim3 grid(static_cast<unsigned>(queries.first + queries.rows - first_key),
+                  static_cast<unsigned>(queries.kv_heads));
+  AddNearKernel<<<grid, 128, 0, stream>>>(queries, first_key, near);
+  Check(cudaGetLastError(), "the gradient from near queries");
+}
+
+void TakeFrom(MatrixView<const float> whole, float* part, cudaStream_t stream) {
+  TakeFromKernel<<<Blocks(whole.rows * whole.cols), kThreads, 0, stream>>>(whole, part);
+  Check(cudaGetLastError(), "subtracting on the device");
 }
 
 }  // namespace palu::cuda

@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "tensor/dtype.h"
+#include "tensor/tensor.h"
 
 namespace palu::cuda {
 
@@ -22,7 +23,8 @@ struct Rows {
 
 // to[i] = from[i] as float; F32, F16 or BF16.
 void Widen(const void* from, DType dtype, int64_t n, float* to, cudaStream_t stream);
-void Widen(const float* from, int64_t n, double* to, cudaStream_t stream);
+// to [rows, cols] contiguous.
+void Widen(MatrixView<const float> from, double* to, cudaStream_t stream);
 
 // x[t] += bias, in every row.
 void AddBias(const float* bias, Rows x, cudaStream_t stream);
@@ -57,5 +59,27 @@ void CrossEntropyBackward(float* logits, int64_t rows, int64_t vocab, const int3
 
 // sum += x², in float64.
 void AddSquares(const float* x, int64_t n, double* sum, cudaStream_t stream);
+
+// sum [cols] += the sum of x's rows [rows, cols].
+void AddColumns(const double* x, int64_t rows, int64_t cols, double* sum, cudaStream_t stream);
+
+// sum [cols] += the sum of squares of x's rows.
+void AddColumnSquares(MatrixView<const float> x, double* sum, cudaStream_t stream);
+
+// One query head of every KV head, and its rows [first, first + rows) of scores.
+struct NearQueries {
+  int32_t kv_heads = 0, head_dim = 0;
+  int64_t first = 0, rows = 0, recent = 0;
+  const float *p = nullptr, *ds = nullptr;    // [kv_heads, rows, first + rows]
+  float scale = 1;                            // of ds
+  const float *q = nullptr, *dout = nullptr;  // row 0 of the first head; heads `step` apart
+  int64_t q_stride = 0, dout_stride = 0, step = 0;
+};
+// near [n, 2 n_kv*d], keys before values, += what these queries add to the gradients of keys less
+// than `recent` tokens before them (model/grad/attention.h).
+void AddNear(const NearQueries& queries, float* near, cudaStream_t stream);
+
+// part [rows, cols] contiguous = whole - part.
+void TakeFrom(MatrixView<const float> whole, float* part, cudaStream_t stream);
 
 }  // namespace palu::cuda

@@ -4,10 +4,11 @@
 
 namespace palu::cuda {
 
-GradLayer::GradLayer(const ModelConfig& config, int64_t n, std::span<const double> inv_freq,
-                     Blas& blas, cudaStream_t stream)
+GradLayer::GradLayer(const ModelConfig& config, int64_t n, int64_t recent,
+                     std::span<const double> inv_freq, Blas& blas, cudaStream_t stream)
     : config_(config),
       n_(n),
+      recent_(recent),
       hidden_(config.hidden_size),
       q_(config.q_size()),
       qkv_width_(config.q_size() + 2 * config.kv_size()),
@@ -118,8 +119,18 @@ MatrixView<const float> GradLayer::Backward(const GradLayerWeights& w, const flo
                    Hidden(d), stream_);
 
   LinearBackward(gradient, w.o, View(dattention_, q_));
-  window_attention_.Backward(View(qkv_, qkv_width_), View(dattention_, q_),
-                             View(dqkv_, qkv_width_));
+  if (recent_ > 0) far_.Resize(n_ * kv_rows);
+  window_attention_.Backward(View(qkv_, qkv_width_), View(dattention_, q_), View(dqkv_, qkv_width_),
+                             recent_, far_.data());
+  if (recent_ > 0) {
+    TakeFrom(View(dqkv_, qkv_width_).ColRange(q_, kv_rows), far_.data(), stream_);
+    const Rows keys{far_.data(), kv_rows, n_, static_cast<int32_t>(config_.num_kv_heads),
+                    static_cast<int32_t>(config_.head_dim)};
+    Rotate(cos_.data(), sin_.data(), true, keys, stream_);
+    if (config_.qk_norm) {
+      NormRowsBackward(Keys(raw_), w.k_norm.data(), eps_, keys, false, keys, stream_);
+    }
+  }
   RotateBoth(dqkv_, true);
   if (config_.qk_norm) {
     NormRowsBackward(Queries(raw_), w.q_norm.data(), eps_, Queries(dqkv_), false, Queries(dqkv_),
@@ -135,6 +146,11 @@ MatrixView<const float> GradLayer::Backward(const GradLayerWeights& w, const flo
                      stream_);
   }
   return dw;
+}
+
+MatrixView<const float> GradLayer::FarGradients() const {
+  if (recent_ == 0) return KvGradients();
+  return {far_.data(), n_, qkv_width_ - q_};
 }
 
 }  // namespace palu::cuda

@@ -15,9 +15,10 @@ namespace palu::cuda {
 
 class GradLayer {
  public:
-  // For windows of n tokens. inv_freq: RoPE's inverse frequencies, [head_dim / 2].
-  GradLayer(const ModelConfig& config, int64_t n, std::span<const double> inv_freq, Blas& blas,
-            cudaStream_t stream);
+  // For windows of n tokens. inv_freq: RoPE's inverse frequencies, [head_dim / 2]. recent: of
+  // FarGradients.
+  GradLayer(const ModelConfig& config, int64_t n, int64_t recent, std::span<const double> inv_freq,
+            Blas& blas, cudaStream_t stream);
 
   // What k_proj and v_proj of this layer read, given the residual stream h [n, hidden].
   MatrixView<const float> NormInput(const GradLayerWeights& w, const float* h);
@@ -27,6 +28,12 @@ class GradLayer {
   // `last`, when nobody needs it. Returns the gradients of W_k and W_v, stacked
   // [2 n_kv*d, hidden].
   MatrixView<const float> Backward(const GradLayerWeights& w, const float* h, bool last, float* d);
+  // After Backward: the gradients of the outputs of k_proj and v_proj side by side, [n, 2 n_kv d],
+  // whole and without what queries less than `recent` tokens later add.
+  MatrixView<const float> KvGradients() const {
+    return View(dqkv_, qkv_width_).ColRange(q_, qkv_width_ - q_);
+  }
+  MatrixView<const float> FarGradients() const;
 
  private:
   void Attend(const GradLayerWeights& w, const float* h);
@@ -47,7 +54,7 @@ class GradLayer {
   void RotateBoth(const DeviceBuffer<float>& qkv, bool inverse);
 
   const ModelConfig& config_;
-  int64_t n_, hidden_, q_, qkv_width_, inter_;
+  int64_t n_, recent_, hidden_, q_, qkv_width_, inter_;
   float eps_;
   Blas& blas_;
   cudaStream_t stream_;
@@ -60,6 +67,7 @@ class GradLayer {
   DeviceBuffer<float> activation_;          // [n, inter]
   DeviceBuffer<float> dnormed_, dqkv_;      // gradients
   DeviceBuffer<float> dattention_, dw_kv_;  // [2 n_kv*d, hidden]
+  DeviceBuffer<float> far_;                 // [n, 2 n_kv*d], with `recent` only
 };
 
 }  // namespace palu::cuda
