@@ -11,6 +11,10 @@
 // with x_j the coefficients of W_j = x_j U8: the first term from the waves, 1e-3 of a score at
 // kSplitTolerance; the second from rounding W, the size of what rounding U to int8 does; the third
 // from rounding the coefficients to 15 bits.
+//
+// Tiers are rounded by themselves, and only here: prefill rebuilds their keys with U in float32.
+// Entries of U and of W move by at most the largest of their row in their tier over 254, which the
+// rounding of codes of up to 4 bits hides, and over 65278 in tiers of 8 bits. W is made in float32.
 #pragma once
 
 #include <span>
@@ -86,12 +90,14 @@ struct LaneSplit {
 };
 
 // What one more row costs, for SplitCost. In lanes rows come in fours, and the coefficients of W
-// are two planes of int8; in float32 (latents that are not quantised) every product costs the same.
+// are two planes of int8, or float32 with tiers, of which a vector holds a quarter of the products;
+// in float32 throughout (latents that are not quantised) every product costs the same.
 SplitCost LaneSplitCost(int64_t queries);
+SplitCost TierSplitCost(int64_t queries);
 inline SplitCost WaveSplitCost(int64_t queries) { return {.queries = queries}; }
 
-// One KV head's rows of U, in parts whose products with codes add up: one, or two planes of int8
-// for every tier of a latent, which together keep 15 bits of a row's largest entry.
+// One KV head's rows of U, in parts whose products with codes add up: one per tier, or two planes
+// of int8 for a tier of 8 bits, which together keep 15 bits of a row's largest entry.
 class LaneKeys {
  public:
   // Whether this machine has the kernels (AVX-512 VNNI).
@@ -104,6 +110,9 @@ class LaneKeys {
            const LaneSplit* split);
 
   const LaneSplit* split() const { return split_; }
+  SplitCost cost(int64_t queries) const {
+    return tiered_ ? TierSplitCost(queries) : LaneSplitCost(queries);
+  }
   int64_t pairs() const { return head_dim_ / 2; }
 
   // queries [rows, d], after RoPE; anchor: cosines and sines of the run's first token's position.
@@ -121,15 +130,15 @@ class LaneKeys {
     Part(int64_t tile, int64_t quads, int64_t count);
 
     int64_t tile, quads;
+    bool paired = false;                // the low plane of the part before
     AlignedBuffer<int8_t> rows;         // pairs side by side: (f, f + d/2), (f + 1, f + 1 + d/2)
     AlignedBuffer<float> scales, sums;  // u and sum_r U8 of these rows [d]
   };
 
   LaneKeys(int64_t head_dim, std::span<const float> bias, const LaneSplit* split);
 
-  bool tiered() const { return parts_.size() > 1; }
   // Whether scales are left to the sum over all pairs: nothing else is in it.
-  bool ScalesLast() const { return !tiered() && bias_.empty(); }
+  bool ScalesLast() const { return !tiered_ && bias_.empty(); }
   int64_t SlowRow(int64_t i) const;  // of the slow rows, first members first
   void Coefficients(const float* query, const float* anchor, int64_t term, const float* scales,
                     float* out) const;
@@ -137,18 +146,24 @@ class LaneKeys {
   void MakeRows(MatrixView<const float> queries, const float* anchor, LaneScratch& scratch) const;
   void MakeFloatRows(MatrixView<const float> queries, const float* anchor,
                      LaneScratch& scratch) const;
-  void MakeBias(MatrixView<const float> queries, const float* anchor, LaneWaves& waves) const;
+  void MakeBias(MatrixView<const float> queries, const float* anchor, LaneScratch& scratch,
+                LaneWaves& waves) const;
+  // One row of W, rounded to a part's int8 or to the two planes from part `p` on.
+  void RoundWave(const float* w, int64_t row, size_t p, LaneScratch& scratch,
+                 LaneWaves& waves) const;
 
   int64_t head_dim_, slow_quads_ = 0;
+  bool tiered_ = false;
   const LaneSplit* split_;
   std::vector<Part> parts_;
   std::vector<float> bias_, zero_bias_;  // as rows lie [d]; bias_ is empty when there is none
   std::vector<float> slow_bias_;         // of the slow rows
-  // The slow rows, for W: U8 + 128 [width / 64, slow_quads, 64, 4] and u of one part, or float32
-  // [2 slow, width] with tiers.
+  std::vector<float> ones_;              // scales of coefficients that meet no int8 rows [d]
+  // The slow rows, for W: U8 + 128 [width / 64, slow_quads, 64, 4] and u of one part, or with tiers
+  // as stored [2 slow, width].
   AlignedBuffer<uint8_t> slow_;
   std::vector<float> slow_scales_;
-  Matrix<float> up_;
+  OwnedTensor up_;
 };
 
 }  // namespace palu

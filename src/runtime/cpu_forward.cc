@@ -54,8 +54,10 @@ std::unique_ptr<LaneSplit> MakeSplit(const ModelConfig& config, const CacheLayou
   if (codes ? !LaneKeys::Available() : layout.dtype() == DType::kF32) return nullptr;
   const std::vector<double> frequencies = InverseFrequencies(config.rope, config.head_dim);
   const int64_t queries = config.num_heads / config.num_kv_heads;
-  std::optional<FrequencySplit> split = ChooseFrequencySplit(
-      frequencies, kSplitTolerance, codes ? LaneSplitCost(queries) : WaveSplitCost(queries));
+  const SplitCost cost = layout.tiered() ? TierSplitCost(queries)
+                         : codes         ? LaneSplitCost(queries)
+                                         : WaveSplitCost(queries);
+  std::optional<FrequencySplit> split = ChooseFrequencySplit(frequencies, kSplitTolerance, cost);
   if (!split) return nullptr;
   return std::make_unique<LaneSplit>(*std::move(split), frequencies);
 }

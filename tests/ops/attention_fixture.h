@@ -45,7 +45,8 @@ class AttentionFixture {
     MakeProjection(s, s.v_ranks, s.v_group > 0 ? s.v_group : s.group, cache, s.bias && !s.fused,
                    layer.v);
     if (s.shared) layer.v.pages = layer.k.pages;
-    if (s.split) MakeSplit(LaneSplitCost(s.heads / s.kv_heads));
+    const int64_t queries = s.heads / s.kv_heads;
+    if (s.split) MakeSplit(s.tiers.empty() ? LaneSplitCost(queries) : TierSplitCost(queries));
     if (!layer.k.pages.quantized()) layer.k.split = split_.get();
     if (!s.device) MakeInt8Up(layer.k);
     if (!s.device && !s.norm) MakeLaneKeys(s, layer.k);

@@ -77,7 +77,7 @@ void ExpectWithinBound(const AttentionShapes& shapes) {
   const LaneSplit* split = lanes ? layer.k.lane_keys[0].split() : layer.k.split;
   ASSERT_NE(split, nullptr);
   const int64_t queries = layer.heads_per_kv();
-  const SplitCost cost = lanes ? LaneSplitCost(queries) : WaveSplitCost(queries);
+  const SplitCost cost = lanes ? layer.k.lane_keys[0].cost(queries) : WaveSplitCost(queries);
   const std::vector<double> found = fixture.Run(2);
   double largest = 0;
   for (const QueryChunk& chunk : fixture.chunks) {

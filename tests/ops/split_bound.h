@@ -92,8 +92,7 @@ class SplitBound {
   std::vector<double> x_, w_;  // largest entries of the coefficients and of W, per term
 };
 
-// The same for a page in tiers, whose U and W are two planes of int8 per tier: entries move by at
-// most the largest of their row and tier over 65278.
+// The same for a page in tiers, whose U and W are rounded tier by tier.
 class TierBound {
  public:
   // up: U of the head [d][width].
@@ -141,7 +140,7 @@ class TierBound {
       double largest = 0, magnitudes = 0;
       for (const double x : row.subspan(column, width)) largest = std::max(largest, std::abs(x));
       for (const double h : latents.subspan(column, width)) magnitudes += std::abs(h);
-      sum += largest / 65278 * magnitudes;
+      sum += largest / (tier.quantization.bits == 8 ? 65278 : 254) * magnitudes;
     }
     return sum;
   }

@@ -6,12 +6,13 @@ namespace {
 // The run of tokens that shares the waves, cut at multiples of its length from the sequence's
 // start; null where that many keys and queries cost less rebuilt.
 const LaneSplit* SplitOf(const DecodeUnit& unit, int64_t first, int64_t* run_begin) {
-  const LaneSplit* split = unit.layer.k.lane_keys.front().split();
+  const LaneKeys& keys = unit.layer.k.lane_keys.front();
+  const LaneSplit* split = keys.split();
   if (split == nullptr) return nullptr;
   const int64_t tokens = split->split.block_tokens;
   *run_begin = first / tokens * tokens;
   const int64_t end = std::min(*run_begin + tokens, unit.chunk.start + unit.chunk.count);
-  const SplitCost cost = LaneSplitCost(unit.rows_per_head());
+  const SplitCost cost = keys.cost(unit.rows_per_head());
   return cost.Pays(split->split, end - *run_begin) ? split : nullptr;
 }
 

@@ -4,9 +4,9 @@
 #include <cassert>
 #include <cmath>
 
-#include "linalg/gemm.h"
 #include "ops/convert.h"
 #include "ops/cpu/lane_kernels.h"
+#include "ops/vector.h"
 
 namespace palu {
 namespace {
@@ -90,6 +90,10 @@ SplitCost LaneSplitCost(int64_t queries) {
   return {.queries = queries, .row_multiple = kRowGroup, .making = 2};
 }
 
+SplitCost TierSplitCost(int64_t queries) {
+  return {.queries = queries, .row_multiple = kRowGroup, .making = 4};
+}
+
 bool LaneKeys::Available() { return cpu::BestLaneKernels() != nullptr; }
 
 LaneKeys::LaneKeys(const Int8Up& up, std::span<const float> bias, const LaneSplit* split)
@@ -123,29 +127,45 @@ LaneKeys::LaneKeys(const TensorView& up, std::span<const PageTier> tiers,
                    std::span<const float> bias, const LaneSplit* split)
     : LaneKeys(up.rows(), bias, split) {
   const int64_t half = head_dim_ / 2;
+  tiered_ = true;
   Matrix<float> rows(up.rows(), up.cols());
   ToFloat(up, rows.data());
   for (size_t t = 0; t < tiers.size(); ++t) {
     const PageTier& tier = tiers[t];
     const std::vector<int32_t> ones(static_cast<size_t>(tier.width), 1);
-    Part high(static_cast<int64_t>(t), tier.width / 4, head_dim_);
-    Part low(static_cast<int64_t>(t), tier.width / 4, head_dim_);
+    const int64_t quads = tier.width / 4;
+    const size_t first = parts_.size();
+    parts_.emplace_back(static_cast<int64_t>(t), quads, head_dim_);
+    const bool planes = !Int8Up::Supports(tier.quantization);
+    if (planes) parts_.emplace_back(static_cast<int64_t>(t), quads, head_dim_).paired = true;
     for (int64_t f = 0; f < head_dim_; ++f) {
-      const int64_t at = PairRow(f, half), offset = cpu::PackedRowOffset(at, tier.width / 4);
-      const cpu::PlaneSums sums =
-          Kernels().split_planes(rows.Row(f) + tier.column, ones.data(), tier.width,
-                                 high.rows.data() + offset, low.rows.data() + offset);
-      high.scales.data()[at] = 256 * sums.scale;
-      high.sums.data()[at] = sums.high;
+      const int64_t at = PairRow(f, half), offset = cpu::PackedRowOffset(at, quads);
+      const float* row = rows.Row(f) + tier.column;
+      Part& part = parts_[first];
+      if (!planes) {
+        int32_t sum = 0;
+        part.scales.data()[at] =
+            Kernels().round_row(row, tier.width, part.rows.data() + offset, &sum);
+        part.sums.data()[at] = static_cast<float>(sum);
+        continue;
+      }
+      Part& low = parts_[first + 1];
+      const cpu::PlaneSums sums = Kernels().split_planes(
+          row, ones.data(), tier.width, part.rows.data() + offset, low.rows.data() + offset);
+      part.scales.data()[at] = 256 * sums.scale;
+      part.sums.data()[at] = sums.high;
       low.scales.data()[at] = sums.scale;
       low.sums.data()[at] = sums.low;
     }
-    parts_.push_back(std::move(high));
-    parts_.push_back(std::move(low));
   }
   const int64_t slow = split_ != nullptr ? split_->split.slow_pairs() : 0;
-  up_.Resize(2 * slow, up.cols());
-  for (int64_t i = 0; i < 2 * slow; ++i) std::copy_n(rows.Row(SlowRow(i)), up.cols(), up_.Row(i));
+  if (slow == 0) return;
+  const auto row_bytes = up.cols() * static_cast<int64_t>(SizeOf(up.dtype));
+  up_ = OwnedTensor(up.dtype, {2 * slow, up.cols()});
+  for (int64_t i = 0; i < 2 * slow; ++i) {
+    std::copy_n(static_cast<const std::byte*>(up.data) + SlowRow(i) * row_bytes, row_bytes,
+                up_.data() + i * row_bytes);
+  }
 }
 
 LaneKeys::Part::Part(int64_t which, int64_t width_quads, int64_t count)
@@ -160,6 +180,7 @@ LaneKeys::LaneKeys(int64_t head_dim, std::span<const float> bias, const LaneSpli
   const int64_t half = head_dim_ / 2;
   assert(half % 2 == 0 && (split == nullptr || split->split.exact_pairs % 2 == 0));
   zero_bias_.assign(static_cast<size_t>(head_dim_), 0.0f);
+  ones_.assign(static_cast<size_t>(head_dim_), 1.0f);
   if (bias.empty()) return;
   bias_.resize(static_cast<size_t>(head_dim_));
   for (int64_t f = 0; f < head_dim_; ++f) {
@@ -225,76 +246,80 @@ void LaneKeys::MakeRows(MatrixView<const float> queries, const float* anchor,
 
 void LaneKeys::MakeFloatRows(MatrixView<const float> queries, const float* anchor,
                              LaneScratch& scratch) const {
+  const TensorView up = up_.View();
   const int64_t terms = split_->split.terms, count = queries.rows * terms;
-  const std::vector<float> ones(static_cast<size_t>(up_.rows()), 1.0f);
-  scratch.coefficients.Resize(count, up_.rows());
+  scratch.coefficients.Resize(count, up.rows());
   for (int64_t i = 0; i < count; ++i) {
-    Coefficients(queries.Row(i / terms), anchor, i % terms, ones.data(),
+    Coefficients(queries.Row(i / terms), anchor, i % terms, ones_.data(),
                  scratch.coefficients.Row(i));
   }
-  scratch.rows.Resize(count, up_.cols());
-  Gemm(Trans::kNo, Trans::kNo, 1.0f, scratch.coefficients, up_, 0.0f, scratch.rows);
+  scratch.rows.Resize(count, up.cols());
+  scratch.rows.Fill(0);
+  AccumulateRows(scratch.coefficients, {up.data, up.dtype, up.cols()}, scratch.rows);
 }
 
 // What W_j h lacks of the keys' bias: its coefficients times the slow pairs of the bias.
-void LaneKeys::MakeBias(MatrixView<const float> queries, const float* anchor,
+void LaneKeys::MakeBias(MatrixView<const float> queries, const float* anchor, LaneScratch& scratch,
                         LaneWaves& waves) const {
-  const int64_t terms = split_->split.terms;
+  const int64_t terms = split_->split.terms, entries = std::ssize(slow_bias_);
   waves.bias.assign(static_cast<size_t>(RoundUp(queries.rows * terms, kRowGroup)), 0.0f);
   if (slow_bias_.empty()) return;
-  const std::vector<float> ones(slow_bias_.size(), 1.0f);
-  std::vector<float> coefficients(slow_bias_.size());
+  scratch.coefficients.Resize(1, entries);
   for (int64_t i = 0; i < queries.rows * terms; ++i) {
-    Coefficients(queries.Row(i / terms), anchor, i % terms, ones.data(), coefficients.data());
-    float& sum = waves.bias[static_cast<size_t>(i)];
-    for (size_t f = 0; f < coefficients.size(); ++f) sum += coefficients[f] * slow_bias_[f];
+    Coefficients(queries.Row(i / terms), anchor, i % terms, ones_.data(),
+                 scratch.coefficients.data());
+    waves.bias[static_cast<size_t>(i)] =
+        Dot(scratch.coefficients.data(), slow_bias_.data(), entries);
   }
+}
+
+void LaneKeys::RoundWave(const float* w, int64_t row, size_t p, LaneScratch& scratch,
+                         LaneWaves& waves) const {
+  const cpu::LaneKernels& kernels = Kernels();
+  const int64_t quads = parts_[p].quads, offset = cpu::PackedRowOffset(row, quads);
+  const auto i = static_cast<size_t>(row);
+  LaneWaves::Part& part = waves.parts[p];
+  if (p + 1 == parts_.size() || !parts_[p + 1].paired) {
+    int32_t sum = 0;
+    part.scales[i] = kernels.round_row(w, 4 * quads, part.packed.data() + offset, &sum);
+    part.sums[i] = static_cast<float>(sum);
+    return;
+  }
+  LaneWaves::Part& low = waves.parts[p + 1];
+  scratch.offsets.assign(static_cast<size_t>(4 * quads), 1);
+  const cpu::PlaneSums planes =
+      kernels.split_planes(w, scratch.offsets.data(), 4 * quads, part.packed.data() + offset,
+                           low.packed.data() + offset);
+  part.scales[i] = 256 * planes.scale;
+  part.sums[i] = planes.high;
+  low.scales[i] = planes.scale;
+  low.sums[i] = planes.low;
 }
 
 void LaneKeys::MakeWaves(MatrixView<const float> queries, const float* anchor, LaneScratch& scratch,
                          LaneWaves& waves) const {
-  const cpu::LaneKernels& kernels = Kernels();
   const int64_t count = queries.rows * split_->split.terms;
-  if (tiered()) {
+  MakeBias(queries, anchor, scratch, waves);
+  if (tiered_) {
     MakeFloatRows(queries, anchor, scratch);
   } else {
     MakeRows(queries, anchor, scratch);
   }
-  MakeBias(queries, anchor, waves);
   waves.parts.resize(parts_.size());
   int64_t column = 0;
-  for (size_t p = 0; p < parts_.size(); p += tiered() ? 2 : 1) {
-    const int64_t quads = parts_[p].quads;
-    const std::span<LaneWaves::Part> parts(&waves.parts[p], tiered() ? 2 : 1);
-    for (LaneWaves::Part& part : parts) {
-      part.packed.Resize(cpu::PackedRowBytes(count, quads));
-      if (count % kRowGroup != 0) {
-        std::fill_n(part.packed.data(), part.packed.size(), int8_t{0});
-      }
-      part.scales.assign(static_cast<size_t>(RoundUp(count, kRowGroup)), 0.0f);
-      part.sums.assign(part.scales.size(), 0.0f);
-    }
-    scratch.offsets.assign(static_cast<size_t>(4 * quads), 1);
+  for (size_t p = 0; p < parts_.size(); ++p) {
+    LaneWaves::Part& part = waves.parts[p];
+    part.packed.Resize(cpu::PackedRowBytes(count, parts_[p].quads));
+    if (count % kRowGroup != 0) std::fill_n(part.packed.data(), part.packed.size(), int8_t{0});
+    part.scales.assign(static_cast<size_t>(RoundUp(count, kRowGroup)), 0.0f);
+    part.sums.assign(part.scales.size(), 0.0f);
+  }
+  for (size_t p = 0; p < parts_.size(); ++p) {
+    if (parts_[p].paired) continue;
     for (int64_t i = 0; i < count; ++i) {
-      const auto row = static_cast<size_t>(i);
-      const int64_t offset = cpu::PackedRowOffset(i, quads);
-      const float* w = scratch.rows.Row(i) + column;
-      if (!tiered()) {
-        int32_t sum = 0;
-        parts[0].scales[row] =
-            kernels.round_row(w, 4 * quads, parts[0].packed.data() + offset, &sum);
-        parts[0].sums[row] = static_cast<float>(sum);
-        continue;
-      }
-      const cpu::PlaneSums planes =
-          kernels.split_planes(w, scratch.offsets.data(), 4 * quads,
-                               parts[0].packed.data() + offset, parts[1].packed.data() + offset);
-      parts[0].scales[row] = 256 * planes.scale;
-      parts[0].sums[row] = planes.high;
-      parts[1].scales[row] = planes.scale;
-      parts[1].sums[row] = planes.low;
+      RoundWave(scratch.rows.Row(i) + column, i, p, scratch, waves);
     }
-    column += 4 * quads;
+    column += 4 * parts_[p].quads;
   }
 }
 
