@@ -105,6 +105,10 @@ CpuForward::CpuForward(const Model& model, const CacheLayout& layout, const Exec
     return p.attention.k.split != nullptr ||
            (!p.lane_keys.empty() && p.lane_keys.front().split() != nullptr);
   };
+  const auto in_lanes = [](const Prepared& p) { return !p.lane_keys.empty(); };
+  if (layout.tiered() && std::any_of(prepared_.begin(), prepared_.end(), in_lanes)) {
+    kernel_ += fmt::format(", when decoding int8 products ({})", Int8Up::KernelName());
+  }
   if (std::any_of(prepared_.begin(), prepared_.end(), splits)) {
     const FrequencySplit& split = split_->split;
     kernel_ += fmt::format(", {} of {} rotary pairs rebuilt, the others as {} waves over {} tokens",
