@@ -127,10 +127,15 @@ class LaneKeys {
 
  private:
   struct Part {
+    struct Span {
+      int64_t begin, count;
+    };
     Part(int64_t tile, int64_t quads, int64_t count);
+    void FindSpans();
 
     int64_t tile, quads;
     bool paired = false;                // the low plane of the part before
+    std::vector<Span> spans;            // the quads where any of four rows is not zero
     AlignedBuffer<int8_t> rows;         // pairs side by side: (f, f + d/2), (f + 1, f + 1 + d/2)
     AlignedBuffer<float> scales, sums;  // u and sum_r U8 of these rows [d]
   };

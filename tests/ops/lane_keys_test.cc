@@ -151,6 +151,27 @@ TEST(LaneKeys, WholeKeysAgreeWithFloat64) {
   }
 }
 
+// Zeros of U may be skipped wherever they lie.
+TEST(LaneKeys, ATriangularBasisGivesTheSameScores) {
+  Head head({.theta = 1e4}, 32, 72, 2, kTokens);
+  RandomTensor triangular(DType::kF32, {32, 72}, 3);
+  auto* rows = reinterpret_cast<float*>(triangular.bytes.data());
+  for (int64_t f = 0; f < 32; ++f) {
+    for (int64_t r = 0; r < 72; ++r) {
+      if (f % 16 < 12 ? r > 2 * (f % 16) + 3 : r < 40) rows[f * 72 + r] = 0;
+    }
+    if (f % 16 >= 14) std::fill_n(rows + f * 72, 72, 0.0f);
+  }
+  head.up = Int8Up(triangular.view, 72);
+  const LaneKeys keys(head.up, {}, nullptr);
+  const Matrix<float> scores = Scores(head, keys, 64, false, 0);
+  for (int64_t r = 0; r < 2; ++r) {
+    for (int64_t t = 0; t < kTokens; ++t) {
+      ASSERT_NEAR(scores(r, t), Score(head, r, t, 64), Rounding(head, r, t));
+    }
+  }
+}
+
 TEST(LaneKeys, WavesStayWithinTheStatedBound) {
   for (const RopeConfig& rope : kRopes) {
     for (const int64_t head_dim : {64, 128}) {

@@ -1,5 +1,6 @@
 #include "ops/lane_keys.h"
 
+#include <algorithm>
 #include <array>
 #include <cassert>
 #include <cmath>
@@ -108,6 +109,7 @@ LaneKeys::LaneKeys(const Int8Up& up, std::span<const float> bias, const LaneSpli
     int8_t* row = part.rows.data() + cpu::PackedRowOffset(at, quads);
     for (int64_t r = 0; r < width; ++r) row[r / 4 * 4 * kRowGroup + r % 4] = up.At(f, r);
   }
+  part.FindSpans();
   if (split_ == nullptr) return;
   const int64_t slow = split_->split.slow_pairs();
   slow_quads_ = slow / 2;
@@ -158,6 +160,7 @@ LaneKeys::LaneKeys(const TensorView& up, std::span<const PageTier> tiers,
       low.sums.data()[at] = sums.low;
     }
   }
+  for (Part& part : parts_) part.FindSpans();
   const int64_t slow = split_ != nullptr ? split_->split.slow_pairs() : 0;
   if (slow == 0) return;
   const auto row_bytes = up.cols() * static_cast<int64_t>(SizeOf(up.dtype));
@@ -174,6 +177,21 @@ LaneKeys::Part::Part(int64_t which, int64_t width_quads, int64_t count)
       rows(cpu::PackedRowBytes(count, quads)),
       scales(count),
       sums(count) {}
+
+void LaneKeys::Part::FindSpans() {
+  constexpr int64_t kQuadBytes = 4 * kRowGroup;
+  for (int64_t group = 0; group < scales.size() / kRowGroup; ++group) {
+    const int8_t* row = rows.data() + group * quads * kQuadBytes;
+    const auto used = [&](int64_t quad) {
+      return std::any_of(row + quad * kQuadBytes, row + (quad + 1) * kQuadBytes,
+                         [](int8_t entry) { return entry != 0; });
+    };
+    int64_t begin = 0, end = quads;
+    while (begin < end && !used(begin)) ++begin;
+    while (begin < end && !used(end - 1)) --end;
+    spans.push_back({begin, end - begin});
+  }
+}
 
 LaneKeys::LaneKeys(int64_t head_dim, std::span<const float> bias, const LaneSplit* split)
     : head_dim_(head_dim), split_(split) {
@@ -333,12 +351,12 @@ void LaneKeys::Scores(std::span<const LaneTile> tiles, const LaneRotations& rota
   scratch.keys.Resize(kRowGroup * kTileLanes);
   float* keys = scratch.keys.data();
   // Four rows of every part, added up.
-  const auto add_rows = [&](size_t p, const int8_t* rows, const float* up_scales,
+  const auto add_rows = [&](size_t p, Part::Span span, const int8_t* rows, const float* up_scales,
                             const float* up_sums, const float* start) {
     const LaneTile& tile = tiles[static_cast<size_t>(parts_[p].tile)];
-    kernels.add_rows({.codes = tile.codes(),
-                      .quads = parts_[p].quads,
-                      .rows = rows,
+    kernels.add_rows({.codes = tile.codes() + span.begin * 4 * kTileLanes,
+                      .quads = span.count,
+                      .rows = rows + span.begin * 4 * kRowGroup,
                       .up_scales = up_scales,
                       .up_sums = up_sums,
                       .zeros = tile.zeros(),
@@ -350,7 +368,8 @@ void LaneKeys::Scores(std::span<const LaneTile> tiles, const LaneRotations& rota
   for (int64_t pair = 0; pair < pairs; pair += 2) {
     for (size_t p = 0; p < parts_.size(); ++p) {
       const Part& part = parts_[p];
-      add_rows(p, part.rows.data() + cpu::PackedRowOffset(2 * pair, part.quads),
+      add_rows(p, part.spans[static_cast<size_t>(pair / 2)],
+               part.rows.data() + cpu::PackedRowOffset(2 * pair, part.quads),
                part.scales.data() + 2 * pair, part.sums.data() + 2 * pair, bias + 2 * pair);
     }
     kernels.add_pairs({.keys = keys,
@@ -370,7 +389,8 @@ void LaneKeys::Scores(std::span<const LaneTile> tiles, const LaneRotations& rota
   for (int64_t i = 0; i < count; i += kRowGroup) {
     for (size_t p = 0; p < parts_.size(); ++p) {
       const LaneWaves::Part& part = waves->parts[p];
-      add_rows(p, part.packed.data() + cpu::PackedRowOffset(i, parts_[p].quads),
+      add_rows(p, {0, parts_[p].quads},
+               part.packed.data() + cpu::PackedRowOffset(i, parts_[p].quads),
                part.scales.data() + i, part.sums.data() + i, waves->bias.data() + i);
     }
     kernels.add_waves({.keys = keys,
