@@ -80,10 +80,11 @@ void AddCache(CLI::App& app, CacheOptions& options) {
                  "exact at any position; exact, too, on a GPU unless the cache is f32")
       ->check(CLI::IsMember({"float32", "float64"}))
       ->capture_default_str();
-  app.add_option("--frequency-split", options.frequency_split,
-                 "decode with slow rotary pairs of keys as a few shared waves, and weights of "
-                 "quantised values in 15 bits, where that is less work; or with whole keys and "
-                 "float32 weights always; on the CPU")
+  app.add_option(
+         "--frequency-split", options.frequency_split,
+         "decode with slow rotary pairs of keys as a few shared waves, and on the CPU weights "
+         "of quantised values in 15 bits, where that is less work; or with whole keys and "
+         "float32 weights always")
       ->check(CLI::IsMember({"auto", "off"}))
       ->capture_default_str();
   app.add_option("--weight-type", options.weight_type,

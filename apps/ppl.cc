@@ -11,7 +11,7 @@ struct Options {
   CommonOptions common;
   CacheOptions cache;
   std::string model, text;
-  int64_t seqlen = 2048;
+  int64_t seqlen = 2048, decode = 0;
   bool json = false;
 };
 
@@ -28,7 +28,10 @@ void Run(const Options& options) {
   PerplexityResult result;
   {
     Progress progress("perplexity", windows, "windows");
-    result = Perplexity(scorer, ids, options.seqlen, [&] { progress.Tick(); });
+    const auto tick = [&] { progress.Tick(); };
+    result = options.decode > 0
+                 ? DecodedPerplexity(scorer, ids, options.seqlen, options.decode, tick)
+                 : Perplexity(scorer, ids, options.seqlen, tick);
   }
   if (options.json) {
     PrintJson({{"perplexity", result.perplexity},
@@ -52,6 +55,12 @@ void AddPpl(CLI::App& app) {
   command->add_option("--seqlen", options->seqlen, "tokens per window")
       ->capture_default_str()
       ->check(CLI::Range(int64_t{2}, int64_t{1} << 24));
+  command
+      ->add_option("--decode", options->decode,
+                   "take tokens one at a time, as generation does, in this many windows side by "
+                   "side; 0: a window is one prompt")
+      ->capture_default_str()
+      ->check(CLI::Range(int64_t{0}, int64_t{4096}));
   command->add_flag("--json", options->json, "print JSON");
   AddCache(*command, options->cache);
   AddCommon(*command, options->common, true);

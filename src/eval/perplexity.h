@@ -21,6 +21,11 @@ struct PerplexityResult {
 PerplexityResult Perplexity(Scorer& scorer, std::span<const TokenId> ids, int64_t seqlen,
                             const std::function<void()>& on_window = {});
 
+// The same through decoding: tokens are taken one at a time, as generation takes them, `together`
+// windows side by side (at least one).
+PerplexityResult DecodedPerplexity(Scorer& scorer, std::span<const TokenId> ids, int64_t seqlen,
+                                   int64_t together, const std::function<void()>& on_window = {});
+
 // Number of whole windows.
 int64_t CountWindows(int64_t tokens, int64_t seqlen);
 // The same; throws Error when there is none or seqlen is below 2.

@@ -25,8 +25,9 @@ struct TransformerOptions {
   // are quantised, and on a GPU.
   bool attend_stored = false;
   RopeAngles rope_angles = RopeAngles::kFloat32;
-  // Decode on the CPU with slow rotary pairs as waves where that is less work (ops/lane_keys.h);
-  // off: keys are rebuilt whole and weights of quantised values stay float32.
+  // Decode with slow rotary pairs as waves where that is less work (ops/lane_keys.h,
+  // ops/cuda/split_plan.h); off: keys are rebuilt whole and, on the CPU, weights of quantised
+  // values stay float32.
   bool frequency_split = true;
   // Element type of weights and of the rows that meet them on a GPU. When not given, as stored, but
   // F16 for BF16 where that loses next to nothing (runtime/cuda/half_weights.h). The CPU takes

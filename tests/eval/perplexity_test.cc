@@ -77,6 +77,22 @@ TEST_F(PerplexityTest, ChunksChangeNothing) {
               std::log(Perplexity(whole, ids, 128).perplexity), 5 * 10 * 8 * 0x1p-24 * 32);
 }
 
+// Decoding computes the same function; in float32 only the order of sums differs.
+TEST_F(PerplexityTest, DecodingGivesTheSame) {
+  const std::vector<TokenId> ids = Some(3 * 40 + 5);
+  Scorer scorer(model_, {.pool = pool_}, {.cache_format = DType::kF32, .transformer = {}});
+  const PerplexityResult whole = Perplexity(scorer, ids, 40);
+  for (const int64_t together : {1, 2, 8}) {
+    int64_t ticks = 0;
+    const PerplexityResult decoded = DecodedPerplexity(scorer, ids, 40, together, [&] { ++ticks; });
+    EXPECT_NEAR(std::log(decoded.perplexity), std::log(whole.perplexity),
+                5 * 10 * 8 * 0x1p-24 * 32);
+    EXPECT_EQ(decoded.windows, 3);
+    EXPECT_EQ(decoded.tokens, 3 * 39);
+    EXPECT_EQ(ticks, 3);
+  }
+}
+
 TEST_F(PerplexityTest, Refusals) {
   EXPECT_EQ(ErrorOf([&] { Perplexity(scorer_, Some(31), 32); }),
             "the text has 31 tokens, BOS included: expected at least one window of 32");

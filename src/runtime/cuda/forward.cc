@@ -53,8 +53,8 @@ Forward::Forward(const Model& model, const CacheLayout& layout, const Exec& exec
   rope_ = rope_tables_.view(float32_angles);
   stream_.Synchronize();
   for (const DeviceLayer& layer : weights_.layers) {
-    views_.push_back(
-        MakeAttentionView(config, layer, rope_, rope_tables_.split(), exec.deterministic));
+    const SplitView split = options.frequency_split ? rope_tables_.split() : SplitView{};
+    views_.push_back(MakeAttentionView(config, layer, rope_, split, exec.deterministic));
   }
   for (const AttentionView& view : views_) decodes_.push_back(SupportsDecode(view));
   all_decode_ = std::all_of(decodes_.begin(), decodes_.end(), [](bool decodes) { return decodes; });
