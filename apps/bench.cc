@@ -13,6 +13,7 @@
 #include "eval/bench/report.h"
 #include "model/hf_config.h"
 #include "model/presets.h"
+#include "ops/frequency_split.h"
 
 namespace palu::cli {
 namespace {
@@ -24,7 +25,7 @@ struct Options {
   CommonOptions common;
   CacheOptions cache;
   std::vector<std::string> models;
-  std::string synthetic, ranks, dtype = "bf16";
+  std::string synthetic, ranks, dtype = "bf16", basis = "svd";
   std::string prompts = "512", depths = "0,4096", batches = "1";
   double ratio = 0.5;
   int64_t group_size = 4;
@@ -59,6 +60,10 @@ KvCompression SyntheticRanks(const Options& options, const ModelConfig& config) 
     }
   }
   MakeFullWidthDense(config, options.group_size, compression.layers);
+  if (options.cache.latent_bits) compression.quantization.bits = *options.cache.latent_bits;
+  if (options.basis == "rotary") {
+    compression.rotary_pairs = FastPairs(config.heads_per_kv(), config.head_dim);
+  }
   return compression;
 }
 
@@ -205,6 +210,12 @@ void AddBench(CLI::App& app) {
   command->add_option("--ranks", options->ranks, "K,V: ranks of every group instead of --ratio")
       ->needs(synthetic);
   command->add_option("--group-size", options->group_size, "KV heads that share a latent")
+      ->needs(synthetic)
+      ->capture_default_str();
+  command
+      ->add_option("--latent-basis", options->basis,
+                   "of --synthetic's keys, as palu compress has it: svd or rotary")
+      ->check(CLI::IsMember({"svd", "rotary"}))
       ->needs(synthetic)
       ->capture_default_str();
   command->add_option("--dtype", options->dtype, "element type of --synthetic's weights")

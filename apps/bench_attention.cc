@@ -29,6 +29,8 @@ struct Options {
 
 AttentionOptions Parse(const Options& options) {
   AttentionOptions attention = options.attention;
+  Require(!attention.prefill || options.plot.empty(),
+          "--plot: there is no speed-up over dense to draw with --prefill");
   for (size_t begin = 0; begin <= options.models.size();) {
     const size_t end = std::min(options.models.find(',', begin), options.models.size());
     const std::string name = options.models.substr(begin, end - begin);
@@ -77,6 +79,7 @@ void Run(const Options& options) {
   report.l2_bytes = device->l2_bytes();
   report.group_size = attention.group_size;
   report.repetitions = attention.repetitions;
+  report.prefill = attention.prefill;
   Info("bench: measuring the device");
   report.machine = MeasureMachine(exec);
   {
@@ -94,7 +97,7 @@ void Run(const Options& options) {
       WriteFileAtomically(file, text);
     }
   }
-  if (!options.plot.empty()) WriteCharts(options.plot, SpeedUpCharts(report));
+  if (!options.plot.empty()) PlotOrWarn([&] { WriteCharts(options.plot, SpeedUpCharts(report)); });
 }
 
 }  // namespace
@@ -115,9 +118,13 @@ void AddBenchAttention(CLI::App& bench) {
       ->capture_default_str();
   command
       ->add_option("--forms", options->forms,
-                   "dense, BITS@PERCENT or BITS@KEYS/VALUES: bits per latent, 2, 3, 4, 8 or 16, "
+                   "dense, BITS@PERCENT or BITS@KEYS/VALUES, after r with keys in the rotary "
+                   "basis: bits per latent, 2, 3, 4, 8 or 16, "
                    "and latents in per cent of the width; dense is always measured")
       ->capture_default_str();
+  command->add_flag("--prefill", options->attention.prefill,
+                    "time prompts of that many tokens over dense keys and values instead of decode "
+                    "steps; --forms does not count");
   command->add_option("--group-size", options->attention.group_size, "KV heads that share a latent")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 10))
       ->capture_default_str();

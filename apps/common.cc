@@ -204,6 +204,14 @@ void CheckOutput(const std::filesystem::path& out, bool force,
           out.string());
 }
 
+void PlotOrWarn(const std::function<void()>& draw) {
+  try {
+    draw();
+  } catch (const Error& error) {
+    Warn("{}", error.what());
+  }
+}
+
 void CheckOutputFile(std::string_view option, const std::filesystem::path& out,
                      const std::vector<std::filesystem::path>& inputs) {
   namespace fs = std::filesystem;

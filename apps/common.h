@@ -3,6 +3,7 @@
 
 #include <CLI/CLI.hpp>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -93,6 +94,10 @@ void CheckOutput(const std::filesystem::path& out, bool force,
 // the long work; an empty name is fine.
 void CheckOutputFile(std::string_view option, const std::filesystem::path& out,
                      const std::vector<std::filesystem::path>& inputs = {});
+
+// Draws the plots of a long command, whose results are not lost where that fails: a warning says
+// so.
+void PlotOrWarn(const std::function<void()>& draw);
 
 // The cache's effective layout: one line on stderr, and as JSON.
 void AnnounceCache(const CacheLayout& layout, const Transformer& transformer);

@@ -27,7 +27,7 @@ struct Options {
   BudgetCommand budget;
   bool hadamard = false, no_hadamard = false;
   std::optional<int64_t> rank_multiple;
-  std::string search = "fisher-uniform", decompose = "whiten", dtype = "auto";
+  std::string search = "fisher-uniform", decompose = "whiten", dtype = "auto", basis = "svd";
   int64_t calib_windows = 64, calib_seqlen = 1024, fisher_windows = 32;
   int64_t measure_seqlen = 2048;
   bool force = false;
@@ -48,6 +48,7 @@ CompressOptions Resolve(const Options& options, const ModelConfig& config) {
   compress.decomposition =
       options.decompose == "svd" ? Decomposition::kSvd : Decomposition::kWhiten;
   compress.hadamard = options.hadamard || (compress.quantization.enabled() && !options.no_hadamard);
+  compress.rotary_basis = options.basis == "rotary";
   if (options.dtype != "auto") compress.factor_dtype = FactorType(options.dtype);
   return compress;
 }
@@ -274,6 +275,12 @@ void AddCompress(CLI::App& app) {
       "rotate latents so that none stands out; the default when they are quantised");
   command->add_flag("--no-hadamard", options->no_hadamard, "leave them as they are")
       ->excludes(hadamard);
+  command
+      ->add_option("--latent-basis", options->basis,
+                   "of keys: the decomposition's own, or one in which a head's fast rotary pairs "
+                   "need few latents, for faster decoding")
+      ->check(CLI::IsMember({"svd", "rotary"}))
+      ->capture_default_str();
   command
       ->add_option("--quant-group", quantization.group,
                    "latents that share a scale; 0: all of a token's in a group of heads")

@@ -147,7 +147,7 @@ void AddBudget(CLI::App& command, BudgetCommand& budget) {
 void SetPublishedApart(CLI::App& command, BudgetCommand& budget) {
   for (const char* name :
        {"--ratio", "--search", "--decompose", "--bits", "--hadamard", "--no-hadamard",
-        "--quant-group", "--symmetric", "--clip-ratio", "--rank-multiple"}) {
+        "--latent-basis", "--quant-group", "--symmetric", "--clip-ratio", "--rank-multiple"}) {
     budget.published.push_back(
         command.get_option(name)->group("The published method, if one of these is given"));
   }

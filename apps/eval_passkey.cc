@@ -107,8 +107,10 @@ EvalReport Run(const Options& options, const EvalContext& context) {
   }
   WriteItems(context, result);
   if (!options.out.empty()) {
-    WritePlots(PasskeyHeatMap(DirectoryName(context.options.model), task, result.cells),
-               options.out);
+    PlotOrWarn([&] {
+      WritePlots(PasskeyHeatMap(DirectoryName(context.options.model), task, result.cells),
+                 options.out);
+    });
   }
   EvalReport report{.json = Json(result), .text = PasskeyTable(task, result.cells)};
   report.json["cache"] = CacheJson(engine.cache().layout(), engine.transformer());

@@ -5,9 +5,10 @@
   python3 bench/baselines.py attention.json --out merged.json --format md
   python3 bench/baselines.py merged.json --print-only --format csv
 
-Reads the models, contexts and batches of the JSON, times one query token against fp16 keys and
-values [batch, kv_heads, tokens, head_dim] with scaled_dot_product_attention (cuDNN and
-FlashAttention backends) and with plain matrix products, and adds the times to the JSON's records.
+Reads the models, contexts and batches of the JSON, times one query token (of --prefill all tokens,
+causally) against fp16 keys and values [batch, kv_heads, tokens, head_dim] with
+scaled_dot_product_attention (cuDNN and FlashAttention backends) and, of decode steps, with plain
+matrix products, and adds the times to the JSON's records.
 As there: CUDA events around a replayed graph, twice the L2 cache overwritten before every
 repetition, the backends in turn within a repetition, medians. Needs PyTorch with CUDA.
 """
@@ -27,13 +28,15 @@ BASELINES = ("cudnn", "flash", "eager")
 
 
 def sdpa(backend, q, k, v):
-    """A step with one backend of scaled_dot_product_attention and no other."""
+    """A step with one backend of scaled_dot_product_attention and no other; several queries see
+    the keys up to their own."""
     from torch.nn.attention import sdpa_kernel
     from torch.nn.functional import scaled_dot_product_attention
 
     def step():
         with sdpa_kernel(backend):
-            return scaled_dot_product_attention(q, k, v, enable_gqa=q.shape[1] != k.shape[1])
+            return scaled_dot_product_attention(q, k, v, is_causal=q.shape[2] > 1,
+                                                enable_gqa=q.shape[1] != k.shape[1])
 
     return step
 
@@ -89,7 +92,7 @@ def one_line(error):
     return text.splitlines()[0][:200] if text else type(error).__name__
 
 
-def time_point(torch, shape, repetitions, flush):
+def time_point(torch, shape, queries, repetitions, flush):
     """{baseline: result} for one shape; a backend that refuses has its words as `note`."""
     from torch.nn.attention import SDPBackend
 
@@ -98,7 +101,7 @@ def time_point(torch, shape, repetitions, flush):
     results = {name: {"microseconds": None, "note": ""} for name in BASELINES}
     try:
         options = {"device": "cuda", "dtype": torch.float16}
-        q = torch.randn(batch, shape["heads"], 1, d, **options)
+        q = torch.randn(batch, shape["heads"], queries, d, **options)
         k = torch.rand(batch, kv_heads, context, d, **options).sub_(0.5)
         v = torch.rand(batch, kv_heads, context, d, **options).sub_(0.5)
     except torch.cuda.OutOfMemoryError:
@@ -110,8 +113,11 @@ def time_point(torch, shape, repetitions, flush):
         "flash": lambda: sdpa(SDPBackend.FLASH_ATTENTION, q, k, v),
         "eager": lambda: eager(torch, q, k, v),
     }
+    if queries > 1:
+        del steps["eager"]
+        results["eager"]["note"] = "not timed: its scores take too much memory"
     timers = {}
-    for name in BASELINES:
+    for name in steps:
         try:
             timers[name] = Timer(torch, steps[name]())
         except torch.cuda.OutOfMemoryError:
@@ -147,7 +153,8 @@ def measure(report):
         shape = {name: row[name] for name in SHAPE}
         print("baselines: {model}, {context} tokens, batch {batch}".format(**shape),
               file=sys.stderr)
-        baselines[shape_of(row)] = time_point(torch, shape, report["repetitions"], flush)
+        queries = row["context"] if report["prefill"] else 1
+        baselines[shape_of(row)] = time_point(torch, shape, queries, report["repetitions"], flush)
         torch.cuda.empty_cache()
     versions = {
         "torch": torch.__version__,
@@ -215,15 +222,15 @@ def table(lines):
 
 def markdown(report):
     device, versions = report["device"], report["baselines"]
-    text = ("Decode attention of one layer on {}; read bandwidth {:.0f} GB/s. PyTorch {} on {}, "
+    text = ("{} attention of one layer on {}; read bandwidth {:.0f} GB/s. PyTorch {} on {}, "
             "CUDA {}, cuDNN {}.\n\nMicroseconds: median (tenth..ninetieth percentile) of {}. "
             "over X: times as fast as X.\n").format(
-                device["name"], device["read_bytes_per_second"] / 1e9, versions["torch"],
+                "Prefill" if report["prefill"] else "Decode", device["name"], device["read_bytes_per_second"] / 1e9, versions["torch"],
                 versions["device"], versions["cuda"], versions["cudnn"], report["repetitions"])
     notes = {}
     for model in dict.fromkeys(row["model"] for row in report["rows"]):
         lines = [["context", "batch", "form", "us", "of read", "over dense", "cuDNN us",
-                  "flash us", "eager us", "over cuDNN"]]
+                  "flash us", "eager us", "over cuDNN", "over flash"]]
         for row in report["rows"]:
             if row["model"] != model:
                 continue
@@ -234,7 +241,7 @@ def markdown(report):
                 "" if of_read is None else "{:.0f} %".format(100 * of_read),
                 cell(row["over_dense"], 2),
                 *(cell(row[name + "_microseconds"], 1) or "-" for name in BASELINES),
-                cell(row["over_cudnn"], 2)])
+                cell(row["over_cudnn"], 2), cell(row["over_flash"], 2)])
             for name in BASELINES:
                 if row[name + "_note"]:
                     where = "{model}, {context} tokens, batch {batch}".format(**row)

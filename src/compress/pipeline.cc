@@ -6,11 +6,13 @@
 #include "base/error.h"
 #include "compress/decompose.h"
 #include "compress/device.h"
+#include "compress/rotary_basis.h"
 #include "compress/whiten.h"
 #include "format/rounding.h"
 #include "linalg/gemm.h"
 #include "linalg/hadamard.h"
 #include "model/tensor_names.h"
+#include "ops/frequency_split.h"
 
 namespace palu {
 namespace {
@@ -57,13 +59,19 @@ class ProjectionFactors {
     return dense_.View().RowRange(g * width, width);
   }
 
-  void FactorGroup(int64_t g, const GroupSvd& svd, DType dtype, bool hadamard) {
+  // rotary: of keys in the rotary basis, or null for the decomposition's own.
+  void FactorGroup(int64_t g, const GroupSvd& svd, DType dtype, bool hadamard,
+                   const RotaryRows* rotary) {
     const auto i = static_cast<size_t>(g);
     const int64_t rank = ranks_.ranks[i], width = dense_.rows() / groups();
     GroupFactors group = svd.Truncate(rank);
     discarded_[i] = svd.DiscardedEnergy(rank);
     for (const double s : svd.singular) energy_[i] += s * s;
-    if (hadamard) Rotate(FlatOrthogonal(rank), group);
+    if (rotary != nullptr) {
+      TurnToRotaryBasis(*rotary, hadamard, group);
+    } else if (hadamard) {
+      Rotate(FlatOrthogonal(rank), group);
+    }
     RequireFits(group.up, dtype, names::U(module_, g));
     factors_.u[i] = Rounded(group.up, dtype, {width, rank});
     int64_t row = 0;
@@ -145,6 +153,12 @@ CompressionResult CompressWithRanks(const Model& model, const CalibrationStats& 
   result.compression.decompose = options.decomposition == Decomposition::kWhiten ? "whiten" : "svd";
   result.compression.quantization = options.quantization;
   result.compression.hadamard = options.hadamard;
+  RotaryRows rotary;
+  if (options.rotary_basis) {
+    rotary = {config.head_dim, FastPairs(config.heads_per_kv(), config.head_dim),
+              options.quantization.bits};
+    result.compression.rotary_pairs = rotary.pairs;
+  }
   if (options.quantization.enabled()) result.compression.version = 2;
   result.compression.layers = std::move(table);
   std::unique_ptr<cuda::Decomposer> device;
@@ -175,9 +189,10 @@ CompressionResult CompressWithRanks(const Model& model, const CalibrationStats& 
       const auto at = static_cast<size_t>(task);
       const GroupSvd svd = device ? std::move(svds[at]) : DecomposeGroup(groups[at], whitening);
       if (task < k.groups()) {
-        k.FactorGroup(task, svd, k_dtype, options.hadamard);
+        k.FactorGroup(task, svd, k_dtype, options.hadamard,
+                      options.rotary_basis ? &rotary : nullptr);
       } else {
-        v.FactorGroup(task - k.groups(), svd, v_dtype, options.hadamard);
+        v.FactorGroup(task - k.groups(), svd, v_dtype, options.hadamard, nullptr);
       }
     });
     result.factors.push_back({k.Finish(k_dtype), v.Finish(v_dtype)});

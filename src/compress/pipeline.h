@@ -21,6 +21,8 @@ struct CompressOptions {
   // Rotate every latent by a flat orthogonal matrix H, A <- H A and U <- U H^T: no outliers for the
   // quantiser, the same product (method.md section 3).
   bool hadamard = false;
+  // Keys' latents in the basis of rotary_basis.h; the flat rotation then stays inside its blocks.
+  bool rotary_basis = false;
 };
 
 // True when the options need Gram matrices or Fisher information.

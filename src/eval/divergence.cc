@@ -7,7 +7,6 @@
 
 #include "base/error.h"
 #include "eval/perplexity.h"
-#include "ops/log_softmax.h"
 
 namespace palu {
 namespace {
@@ -16,54 +15,32 @@ double Mean(std::span<const double> values) {
   return std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(values.size());
 }
 
-double Max(std::span<const float> row) { return *std::max_element(row.begin(), row.end()); }
-
-void Append(const TokenDivergences& window, TokenDivergences& all) {
-  const auto append = [](const auto& from, auto& to) {
-    to.insert(to.end(), from.begin(), from.end());
-  };
-  append(window.kl, all.kl);
-  append(window.dense, all.dense);
-  append(window.compressed, all.compressed);
-  append(window.same_argmax, all.same_argmax);
-}
-
-DivergenceResult Summarise(TokenDivergences& tokens) {
-  for (size_t i = 0; i < tokens.kl.size(); ++i) {
-    Require(std::isfinite(tokens.kl[i]), "scored token {}: a model's logits are not finite", i);
-  }
+DivergenceResult Summarise(const std::vector<RowDivergence>& tokens) {
   DivergenceResult result;
-  result.tokens = std::ssize(tokens.kl);
-  result.kl_mean = Mean(tokens.kl);
-  result.kl_median = Quantile(tokens.kl, 0.5);
-  result.kl_p99 = Quantile(tokens.kl, 0.99);
-  result.kl_max = Quantile(tokens.kl, 1);
-  const double dense = Mean(tokens.dense), compressed = Mean(tokens.compressed);
+  result.tokens = std::ssize(tokens);
+  std::vector<double> kl;
+  double dense = 0, compressed = 0;
+  int64_t same = 0;
+  for (const RowDivergence& token : tokens) {
+    Require(std::isfinite(token.kl), "scored token {}: a model's logits are not finite", kl.size());
+    kl.push_back(token.kl);
+    dense += token.p_logprob / static_cast<double>(result.tokens);
+    compressed += token.q_logprob / static_cast<double>(result.tokens);
+    same += token.p_argmax == token.q_argmax;
+  }
+  result.kl_mean = Mean(kl);
+  result.kl_median = Quantile(kl, 0.5);
+  result.kl_p99 = Quantile(kl, 0.99);
+  result.kl_max = Quantile(kl, 1);
   result.logprob_change = compressed - dense;
   // All windows are of one length, so the mean of their means is the mean over tokens.
   result.dense_perplexity = std::exp(-dense);
   result.compressed_perplexity = std::exp(-compressed);
-  const auto same = std::count(tokens.same_argmax.begin(), tokens.same_argmax.end(), true);
   result.same_argmax = static_cast<double>(same) / static_cast<double>(result.tokens);
   return result;
 }
 
 }  // namespace
-
-// sum p (log p - log q) = sum e^(x - max x) (x - y) / Z_p - log Z_p + log Z_q.
-double KlDivergence(std::span<const float> p, std::span<const float> q) {
-  const double p_max = Max(p), q_max = Max(q);
-  double p_sum = 0, q_sum = 0, weighted = 0;
-  for (size_t i = 0; i < p.size(); ++i) {
-    const double x = p[i] - p_max, y = q[i] - q_max;
-    const double e = std::exp(x);
-    p_sum += e;
-    q_sum += std::exp(y);
-    weighted += e * (x - y);
-  }
-  const double kl = weighted / p_sum - std::log(p_sum) + std::log(q_sum);
-  return kl < 0 ? 0 : kl;  // rounding; a NaN stays one
-}
 
 double Quantile(std::span<double> values, double q) {
   const double at = q * static_cast<double>(values.size() - 1);
@@ -85,32 +62,18 @@ bool SurelyLess(std::span<const double> a, std::span<const double> b) {
   return mean > 0 && (n < 2 || mean * mean > 4 * (squares / n - mean * mean) / (n - 1));
 }
 
-TokenDivergences CompareWindow(Scorer& dense, Scorer& compressed, std::span<const TokenId> ids) {
+std::vector<RowDivergence> CompareWindow(Scorer& dense, Scorer& compressed,
+                                         std::span<const TokenId> ids) {
   const auto scored = std::ssize(ids) - 1;
-  const auto size = static_cast<size_t>(scored);
-  TokenDivergences result{std::vector<double>(size), std::vector<double>(size),
-                          std::vector<double>(size), std::vector<char>(size)};
+  std::vector<RowDivergence> result(static_cast<size_t>(scored));
   CachedSequence dense_sequence = dense.NewSequence(), sequence = compressed.NewSequence();
   const int64_t chunk = std::min(dense.options().chunk_tokens, compressed.options().chunk_tokens);
   for (int64_t begin = 0; begin < scored; begin += chunk) {
-    const int64_t count = std::min(chunk, scored - begin);
-    const auto part = ids.subspan(static_cast<size_t>(begin), static_cast<size_t>(count));
-    dense.Pass(dense_sequence, part);
-    compressed.Pass(sequence, part);
-    const int64_t slab = std::min(dense.slab_rows(), compressed.slab_rows());
-    for (int64_t r = 0; r < count; r += slab) {
-      const int64_t rows = std::min(slab, count - r);
-      const MatrixView<const float> p = dense.Logits(r, rows);
-      const MatrixView<const float> q = compressed.Logits(r, rows);
-      dense.exec().pool.ParallelFor(rows, [&](int64_t row, int) {
-        const auto i = static_cast<size_t>(begin + r + row);
-        const std::span<const float> x = p.RowSpan(row), y = q.RowSpan(row);
-        result.kl[i] = KlDivergence(x, y);
-        result.dense[i] = LogProb(x, ids[i + 1]);
-        result.compressed[i] = LogProb(y, ids[i + 1]);
-        result.same_argmax[i] = ArgMax(x) == ArgMax(y);
-      });
-    }
+    const auto at = static_cast<size_t>(begin);
+    const auto count = static_cast<size_t>(std::min(chunk, scored - begin));
+    dense.Pass(dense_sequence, ids.subspan(at, count));
+    compressed.Pass(sequence, ids.subspan(at, count));
+    dense.Compare(compressed, ids.subspan(at + 1, count), std::span(result).subspan(at, count));
   }
   return result;
 }
@@ -125,11 +88,12 @@ DivergenceResult Divergence(Scorer& dense, Scorer& compressed, std::span<const T
   int64_t windows = RequireWindows(std::ssize(ids), seqlen);
   if (max_windows > 0) windows = std::min(windows, max_windows);
   const auto start = std::chrono::steady_clock::now();
-  TokenDivergences tokens;
+  std::vector<RowDivergence> tokens;
   for (int64_t w = 0; w < windows; ++w) {
-    Append(CompareWindow(dense, compressed,
-                         ids.subspan(static_cast<size_t>(w * seqlen), static_cast<size_t>(seqlen))),
-           tokens);
+    const auto window =
+        CompareWindow(dense, compressed,
+                      ids.subspan(static_cast<size_t>(w * seqlen), static_cast<size_t>(seqlen)));
+    tokens.insert(tokens.end(), window.begin(), window.end());
     if (on_window) on_window();
   }
   DivergenceResult result = Summarise(tokens);

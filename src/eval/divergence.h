@@ -9,13 +9,6 @@
 
 namespace palu {
 
-// Per scored token, in the order of the text; natural logarithms.
-struct TokenDivergences {
-  std::vector<double> kl;                 // KL(dense || compressed), nats
-  std::vector<double> dense, compressed;  // log-probability of the true next token
-  std::vector<char> same_argmax;          // both find the same token the most likely
-};
-
 struct DivergenceResult {
   int64_t windows = 0;
   int64_t tokens = 0;                                         // scored: windows * (seqlen - 1)
@@ -26,23 +19,20 @@ struct DivergenceResult {
   double seconds = 0;
 };
 
-// KL(softmax(p) || softmax(q)) of two rows of logits [vocab], in double from first to last; exactly
-// 0 for equal rows.
-double KlDivergence(std::span<const float> p, std::span<const float> q);
-
 // Linear interpolation between order statistics; q in [0, 1], values not empty. Reorders them.
 double Quantile(std::span<double> values, double q);
 
 // Windows of `seqlen` ids as Perplexity() takes them, at most `max_windows` of them (0: all).
-// Logits are compared slab by slab, so that memory does not grow with window or vocabulary. Throws
-// Error when the vocabularies differ in size, logits are not finite, the text is shorter than a
-// window, or seqlen is below 2.
+// Logits are compared slab by slab, so that memory does not grow with window or vocabulary, and on
+// a GPU do not leave it. Throws Error when the vocabularies differ in size, the models are not on
+// one device, logits are not finite, the text is shorter than a window, or seqlen is below 2.
 DivergenceResult Divergence(Scorer& dense, Scorer& compressed, std::span<const TokenId> ids,
                             int64_t seqlen, int64_t max_windows = 0,
                             const std::function<void()>& on_window = {});
 
-// The same of one window: [ids - 1] tokens.
-TokenDivergences CompareWindow(Scorer& dense, Scorer& compressed, std::span<const TokenId> ids);
+// The same of one window: [ids - 1] tokens, p of the dense model, targets the true next tokens.
+std::vector<RowDivergence> CompareWindow(Scorer& dense, Scorer& compressed,
+                                         std::span<const TokenId> ids);
 
 // Whether what was measured on some windows is lower in `a` than in `b`, windows compared one by
 // one, by more than twice the standard error of the mean difference; of one window, whether it is

@@ -1,6 +1,7 @@
 #include "eval/score.h"
 
 #include <algorithm>
+#include <numeric>
 
 #include "base/cancel.h"
 #include "base/error.h"
@@ -117,10 +118,11 @@ void Scorer::Pass(CachedSequence& sequence, std::span<const TokenId> ids) {
   RunPass(std::span(&piece, 1), std::span(&segment, 1));
 }
 
-MatrixView<const float> Scorer::Logits(int64_t first, int64_t count) {
-  logits_.Resize(count, model_.config().vocab_size);
-  transformer_.Logits(first, logits_);
-  return logits_;
+void Scorer::Compare(Scorer& other, std::span<const TokenId> targets,
+                     std::span<RowDivergence> results) {
+  std::vector<int64_t> rows(targets.size());
+  std::iota(rows.begin(), rows.end(), int64_t{0});
+  transformer_.Compare(other.transformer_, rows, targets, results);
 }
 
 int64_t Scorer::slab_rows() const {

@@ -52,13 +52,11 @@ class Scorer {
   using OnScore = std::function<void(size_t piece, int64_t index, double logprob, TokenId argmax)>;
   void ExtendScored(std::span<const Piece> pieces, const NextToken& next, const OnScore& score);
 
-  // The two halves of Extend. One pass over at most chunk_tokens, whose hidden states are kept
-  // until the next pass.
+  // One pass over at most chunk_tokens, whose hidden states are kept until the next pass.
   void Pass(CachedSequence& sequence, std::span<const TokenId> ids);
-  // Logits [count, vocab] of at most slab_rows() of them, from row `first` on; valid until the next
-  // call.
-  MatrixView<const float> Logits(int64_t first, int64_t count);
-  int64_t slab_rows() const;
+  // Compares the distributions after this scorer's last pass (p) with those after another one's
+  // pass over as many tokens (q): targets and results [tokens].
+  void Compare(Scorer& other, std::span<const TokenId> targets, std::span<RowDivergence> results);
 
   CachedSequence NewSequence(int64_t first_position = 0) {
     return cache_.NewSequence(first_position);
@@ -75,6 +73,7 @@ class Scorer {
     int64_t index;
     int64_t row;
   };
+  int64_t slab_rows() const;
   std::vector<Wanted> RunPass(std::span<const Piece> pieces, std::span<const Segment> pass);
 
   const Model& model_;

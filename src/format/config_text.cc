@@ -103,6 +103,9 @@ std::string WithCompression(std::string_view text, std::string_view where,
       {"calibration", compression.calibration},
       {"ranks", ranks},
   };
+  if (compression.rotary_pairs > 0) {
+    config["kv_compression"]["rotary_pairs"] = compression.rotary_pairs;
+  }
   if (compression.tiered) AddTiers(compression, config["kv_compression"]);
   const LatentQuantization& quantization = compression.quantization;
   if (quantization.enabled()) {

@@ -123,6 +123,27 @@ Svd ThinSvd(MatrixView<double> a) {
   return svd;
 }
 
+Matrix<double> LowerBasis(MatrixView<const double> rows) {
+  RequireFinite("orthogonal basis", rows);
+  UseOneLibraryThread();
+  const lapack_int m = ToInt(rows.rows), n = ToInt(rows.cols), reflectors = std::min(m, n);
+  // LAPACK sees rows^T [n, m] = Q R.
+  Matrix<double> work = Copy(rows);
+  std::vector<double> tau(static_cast<size_t>(reflectors));
+  lapack_int info = 0;
+  if (reflectors > 0) info = LAPACKE_dgeqrf(kOrder, n, m, work.data(), n, tau.data());
+  Require(info == 0, "QR of a [{}, {}] matrix: LAPACK returned {}", m, n, info);
+  Matrix<double> transposed(n, n);  // column i of Q is its row i
+  for (int64_t i = 0; i < reflectors; ++i) std::copy_n(work.Row(i), n, transposed.Row(i));
+  if (n > 0) info = LAPACKE_dorgqr(kOrder, n, n, reflectors, transposed.data(), n, tau.data());
+  Require(info == 0, "basis of a [{}, {}] matrix: LAPACK returned {}", m, n, info);
+  Matrix<double> q(n, n);
+  for (int64_t r = 0; r < n; ++r) {
+    for (int64_t c = 0; c < n; ++c) q(r, c) = transposed(c, r);
+  }
+  return q;
+}
+
 void SolveRightLower(MatrixView<const double> lower, MatrixView<double> x) {
   RequireSquare("triangular solve", lower.rows, lower.cols);
   Require(x.cols == lower.rows, "triangular solve: expected {} columns, found {}", lower.rows,

@@ -29,6 +29,10 @@ struct Svd {
 // or when LAPACK does not converge.
 Svd ThinSvd(MatrixView<double> a);
 
+// An orthogonal matrix Q [n, n] with rows Q = [L 0], L lower trapezoidal, for rows [m, n]: row i of
+// the product is zero beyond its first i + 1 columns. Throws Error on non-finite input.
+Matrix<double> LowerBasis(MatrixView<const double> rows);
+
 // x <- x L^-1 for a lower-triangular L [n, n] and x [m, n].
 void SolveRightLower(MatrixView<const double> lower, MatrixView<double> x);
 

@@ -45,7 +45,10 @@ struct KvCompression {
   std::string search, decompose;  // as on the command line
   int64_t rank_multiple = 32;
   LatentQuantization quantization;
-  bool hadamard = false;      // latents are rotated by a flat orthogonal matrix (offline)
+  bool hadamard = false;  // latents are rotated by a flat orthogonal matrix (offline)
+  // Fast rotary pairs of a head whose rows of U need the first latents only (rotary_basis.h); 0:
+  // the basis is another.
+  int64_t rotary_pairs = 0;
   bool tiered = false;        // every factored projection has tiers
   double budget = 0;          // bits per element asked for, when tiered
   double predicted_loss = 0;  // rise of the loss per token that the search foresaw, nats

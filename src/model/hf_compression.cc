@@ -184,6 +184,7 @@ KvCompression ParseKvCompression(const JsonObject& section, const ModelConfig& m
   result.decompose = section.String("decompose", "");
   result.quantization = ReadQuantization(section);
   result.hadamard = section.Bool("hadamard", false);
+  result.rotary_pairs = section.Int("rotary_pairs", 0, model.head_dim / 2, 0);
   result.source_model = section.String("source_model", "");
   result.calibration = section.String("calibration", "");
   const JsonObject ranks = section.Object("ranks");

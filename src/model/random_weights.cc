@@ -1,16 +1,42 @@
 // Models with random weights: real shapes without a download.
 #include <algorithm>
+#include <cstring>
 
 #include "base/cancel.h"
 #include "base/rng.h"
 #include "model/weights.h"
 #include "ops/convert.h"
+#include "ops/latent_order.h"
 
 namespace palu {
 namespace {
 
 constexpr float kBound = 0.0346f;           // uniform in +-kBound: standard deviation 0.02
 constexpr int64_t kTaskElements = 1 << 18;  // about a millisecond
+
+// Zeros where the rotary basis has them, in the tensors that weights of keys' U have been bound to.
+void ClearBeyondRotaryBounds(const ModelConfig& config, const ModelWeights& weights) {
+  const KvCompression& compression = *config.compression;
+  const RotaryRows rows{config.head_dim, compression.rotary_pairs, compression.quantization.bits};
+  for (const LayerWeights& layer : weights.layers) {
+    for (const TensorView& up : layer.k.up) {
+      const int64_t heads = up.rows() / config.head_dim, rank = up.cols();
+      const std::vector<int64_t> bounds = RotaryBounds(rows, heads, rank);
+      const size_t size = SizeOf(up.dtype);
+      auto* bytes = static_cast<std::byte*>(const_cast<void*>(up.data));
+      for (int64_t h = 0; h < heads; ++h) {
+        const std::vector<int64_t> beyond =
+            LatentsBeyond(rows.bits, rank, bounds[static_cast<size_t>(h)]);
+        for (int64_t i = 0; i < rows.count(); ++i) {
+          for (const int64_t latent : beyond) {
+            const int64_t at = rows.Row(h, i) * rank + latent;
+            std::memset(bytes + static_cast<size_t>(at) * size, 0, size);
+          }
+        }
+      }
+    }
+  }
+}
 
 }  // namespace
 
@@ -37,6 +63,7 @@ Model Model::RandomCompressed(const Model& dense, const KvCompression& compressi
       model.BindRandom(slot, dense.weights().layers.at(0).q.dtype, seed, stream++, pool);
     }
   });
+  if (compression.rotary_pairs > 0) ClearBeyondRotaryBounds(model.config_, *model.weights_);
   return model;
 }
 

@@ -24,10 +24,11 @@ namespace palu {
 // Keys or values of one layer: pages, and how a head is rebuilt from a latent.
 struct AttentionProjection {
   CachedPages pages;
-  std::vector<TensorView> up;           // per page [heads_per_page*d, width]; empty when plain
-  TensorView bias;                      // [n_kv*d], part of a rebuilt head; plain pages include it
-  std::span<const Int8Up> int8_up;      // per KV head: U in int8, for keys from codes; else empty
-  std::span<const LaneKeys> lane_keys;  // the same for decoding, where there is a kernel; or empty
+  std::vector<TensorView> up;       // per page [heads_per_page*d, width]; empty when plain
+  TensorView bias;                  // [n_kv*d], part of a rebuilt head; plain pages include it
+  std::span<const Int8Up> int8_up;  // per KV head: U in int8, for keys from codes; else empty
+  std::span<const LaneKeys>
+      lane_keys;  // for decoding from codes, where there is a kernel; or empty
   // Of keys from latents that are not quantised, when decoding: slow rotary pairs are not rebuilt
   // but summed as waves (ops/frequency_split.h), in float32; null: every key is rebuilt whole.
   const LaneSplit* split = nullptr;
@@ -90,7 +91,7 @@ class AttentionWorkspace {
     Matrix<float> recent_keys, recent_values, recent_scores;
     std::vector<Matrix<float>> unit_up_keys;  // per KV head of a decode unit
     CodeTile codes;
-    LaneTile lane_tile;
+    std::vector<LaneTile> lane_tiles;  // of a page, one per tier
     LaneRotations lane_rotations;
     LaneScratch lanes;
     std::vector<LaneWaves> lane_waves;  // per KV head of a decode unit

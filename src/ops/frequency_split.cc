@@ -183,6 +183,10 @@ std::optional<FrequencySplit> FewestExactPairs(std::span<const double> frequenci
   return std::nullopt;
 }
 
+int64_t FastPairs(int64_t queries, int64_t head_dim) {
+  return std::min<int64_t>(queries == 1 ? 24 : 20, 3 * head_dim / 8);
+}
+
 double SplitCost::Rows(int64_t exact_pairs, int64_t slow_pairs, int64_t terms,
                        double tokens) const {
   const int64_t w = queries * terms;

@@ -98,4 +98,8 @@ inline ScaleZero ScaleOf(const LatentQuantization& quantization, const PackedRow
                                        : static_cast<float>(1 << (quantization.bits - 1))};
 }
 
+// The same of `tokens` rows with one scale each: scales and zeros [tokens].
+void LoadScales(const LatentQuantization& quantization, const PackedRows& rows, int64_t tokens,
+                float* scales, float* zeros);
+
 }  // namespace palu

@@ -50,24 +50,40 @@ std::vector<Int8Up> MakeInt8Up(const ModelConfig& config, const AttentionProject
 // The split of slow rotary pairs that decoding from latents gains by; null where there is none, and
 // for an f32 cache, whose precision it would waste.
 std::unique_ptr<LaneSplit> MakeSplit(const ModelConfig& config, const CacheLayout& layout) {
-  const bool codes = layout.quantization().enabled();
+  const bool codes = layout.tiered() || layout.quantization().enabled();
   if (codes ? !LaneKeys::Available() : layout.dtype() == DType::kF32) return nullptr;
   const std::vector<double> frequencies = InverseFrequencies(config.rope, config.head_dim);
   const int64_t queries = config.num_heads / config.num_kv_heads;
-  std::optional<FrequencySplit> split = ChooseFrequencySplit(
-      frequencies, kSplitTolerance, codes ? LaneSplitCost(queries) : WaveSplitCost(queries));
+  const SplitCost cost = layout.tiered() ? TierSplitCost(queries)
+                         : codes         ? LaneSplitCost(queries)
+                                         : WaveSplitCost(queries);
+  std::optional<FrequencySplit> split = ChooseFrequencySplit(frequencies, kSplitTolerance, cost);
   if (!split) return nullptr;
   return std::make_unique<LaneSplit>(*std::move(split), frequencies);
 }
 
-// U_k per KV head for decoding in lanes; empty where keys have a bias or norm of their own, which
-// come between reconstruction and RoPE, or several scales per token.
-std::vector<LaneKeys> MakeLaneKeys(const AttentionProjection& keys, const LaneSplit* split) {
+// U_k per KV head for decoding in lanes; empty where keys have a norm of their own, which comes
+// between reconstruction and RoPE, or several scales per token. Without a split tiers are read in
+// float32, which rounds nothing.
+std::vector<LaneKeys> MakeLaneKeys(const ModelConfig& config, const AttentionProjection& keys,
+                                   const LaneSplit* split) {
   std::vector<LaneKeys> heads;
-  if (!LaneKeys::Available() || keys.bias || keys.norm) return heads;
-  for (const Int8Up& up : keys.int8_up) {
-    if (up.run() < up.width() || up.head_dim() % 4 != 0) return {};
-    heads.emplace_back(up, split);
+  const CachedPages& pages = keys.pages;
+  const int64_t d = config.head_dim;
+  if (!LaneKeys::Available() || keys.norm || d % 4 != 0) return heads;
+  if (pages.tiered ? split == nullptr : keys.int8_up.empty()) return heads;
+  std::vector<float> bias(static_cast<size_t>(keys.bias ? d : 0));
+  for (int64_t h = 0; h < config.num_kv_heads; ++h) {
+    const auto i = static_cast<size_t>(h);
+    if (keys.bias) ToFloat(keys.bias.Rows(h * d, d), bias.data());
+    if (pages.tiered) {
+      const TensorView& up = keys.up[static_cast<size_t>(h / pages.heads_per_page)];
+      heads.emplace_back(up.Rows(h % pages.heads_per_page * d, d), pages.OfHead(h).tiers, bias,
+                         split);
+      continue;
+    }
+    if (keys.int8_up[i].run() < keys.int8_up[i].width()) return {};
+    heads.emplace_back(keys.int8_up[i], bias, split);
   }
   return heads;
 }
@@ -81,14 +97,18 @@ CpuForward::CpuForward(const Model& model, const CacheLayout& layout, const Exec
       kernel_(layout.kernel()),
       attend_stored_(options.attend_stored || exec.deterministic),
       recent_(layout.recent()),
-      table_(InverseFrequencies(model.config().rope, model.config().head_dim),
-             options.rope_angles) {
+      table_(InverseFrequencies(model.config().rope, model.config().head_dim), options.rope_angles,
+             LaneKeys::Available() && (layout.tiered() || layout.quantization().enabled())) {
   if (options.frequency_split) split_ = MakeSplit(model.config(), layout);
   Prepare(layout, options.fusion);
   const auto splits = [](const Prepared& p) {
     return p.attention.k.split != nullptr ||
            (!p.lane_keys.empty() && p.lane_keys.front().split() != nullptr);
   };
+  const auto in_lanes = [](const Prepared& p) { return !p.lane_keys.empty(); };
+  if (layout.tiered() && std::any_of(prepared_.begin(), prepared_.end(), in_lanes)) {
+    kernel_ += fmt::format(", when decoding int8 products ({})", Int8Up::KernelName());
+  }
   if (std::any_of(prepared_.begin(), prepared_.end(), splits)) {
     const FrequencySplit& split = split_->split;
     kernel_ += fmt::format(", {} of {} rotary pairs rebuilt, the others as {} waves over {} tokens",
@@ -115,7 +135,7 @@ void CpuForward::Prepare(const CacheLayout& layout, ValueFusion fusion) {
     attention.v = MakeProjection(layout.layer(l).v, weights.v);
     prepared.int8_up = MakeInt8Up(config, attention.k);
     attention.k.int8_up = prepared.int8_up;
-    prepared.lane_keys = MakeLaneKeys(attention.k, split_.get());
+    prepared.lane_keys = MakeLaneKeys(config, attention.k, split_.get());
     attention.k.lane_keys = prepared.lane_keys;
     if (attention.k.pages.latent && !attention.k.pages.quantized() && !attention.k.bias &&
         !attention.k.norm) {
@@ -158,9 +178,13 @@ void CpuForward::Logits(std::span<const int64_t> rows, MatrixView<float> logits)
   Linear(exec_, hidden, model_.weights().lm_head, logits);
 }
 
+int64_t CpuForward::SlabRows() const {
+  return std::max<int64_t>(1, kLogitBytes / (model_.config().vocab_size * 4));
+}
+
 void CpuForward::ForEachLogits(std::span<const int64_t> rows, const OnRow& body) {
   const int64_t vocab = model_.config().vocab_size;
-  const size_t slab = static_cast<size_t>(std::max<int64_t>(1, kLogitBytes / (vocab * 4)));
+  const auto slab = static_cast<size_t>(SlabRows());
   for (size_t begin = 0; begin < rows.size(); begin += slab) {
     const auto count = static_cast<int64_t>(std::min(slab, rows.size() - begin));
     logits_.Resize(count, vocab);
@@ -177,6 +201,26 @@ void CpuForward::LogProbs(std::span<const int64_t> rows, std::span<const TokenId
     argmax[i] = static_cast<TokenId>(ArgMax(logits));
     logprobs[i] = targets[i] < 0 ? 0 : LogProb(logits, targets[i]);
   });
+}
+
+void CpuForward::Compare(ForwardPass& other, std::span<const int64_t> rows,
+                         std::span<const TokenId> targets, std::span<RowDivergence> results) {
+  auto* const second = dynamic_cast<CpuForward*>(&other);
+  Require(second != nullptr, "comparing two models: expected both on the CPU");
+  const int64_t vocab = model_.config().vocab_size;
+  for (size_t begin = 0; begin < rows.size();) {
+    const size_t count = std::min(static_cast<size_t>(SlabRows()), rows.size() - begin);
+    for (CpuForward* const pass : {this, second}) {
+      pass->logits_.Resize(static_cast<int64_t>(count), vocab);
+      pass->Logits(rows.subspan(begin, count), pass->logits_);
+    }
+    exec_.pool.ParallelFor(static_cast<int64_t>(count), [&](int64_t i, int) {
+      const size_t at = begin + static_cast<size_t>(i);
+      results[at] =
+          CompareRows(logits_.View().RowSpan(i), second->logits_.View().RowSpan(i), targets[at]);
+    });
+    begin += count;
+  }
 }
 
 void CpuForward::Sample(std::span<const int64_t> rows, std::span<const Draw> draws,

@@ -21,6 +21,8 @@ class CpuForward final : public ForwardPass {
   void Logits(std::span<const int64_t> rows, MatrixView<float> logits) override;
   void LogProbs(std::span<const int64_t> rows, std::span<const TokenId> targets,
                 std::span<double> logprobs, std::span<TokenId> argmax) override;
+  void Compare(ForwardPass& other, std::span<const int64_t> rows, std::span<const TokenId> targets,
+               std::span<RowDivergence> results) override;
   void Sample(std::span<const int64_t> rows, std::span<const Draw> draws,
               std::span<TokenId> tokens) override;
   bool fused(int64_t layer) const override {
@@ -52,6 +54,7 @@ class CpuForward final : public ForwardPass {
                   Matrix<float>& recent);
   void Attend(const Prepared& prepared);
   void FeedForward(const LayerWeights& weights);
+  int64_t SlabRows() const;  // of logits
   // Calls body(i, logits of rows[i]) from all threads, a slab of rows at a time.
   using OnRow = std::function<void(size_t i, std::span<const float> logits)>;
   void ForEachLogits(std::span<const int64_t> rows, const OnRow& body);

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "model/weights.h"
+#include "ops/divergence.h"
 #include "ops/position_table.h"
 #include "runtime/fused_values.h"
 #include "runtime/kv_cache.h"
@@ -61,6 +62,12 @@ class ForwardPass {
   // the first of the largest logits; all of the same size.
   virtual void LogProbs(std::span<const int64_t> rows, std::span<const TokenId> targets,
                         std::span<double> logprobs, std::span<TokenId> argmax) = 0;
+
+  // Compares the distributions of rows of those hidden states (p) with those of the same rows after
+  // `other`'s last run (q), which is on the same device and has the same vocabulary; all spans of
+  // the same size. Throws Error for a pass on another device.
+  virtual void Compare(ForwardPass& other, std::span<const int64_t> rows,
+                       std::span<const TokenId> targets, std::span<RowDivergence> results) = 0;
 
   // The token that each draw chooses from the logits of its row: Sampler's, on a GPU within the
   // bounds of ops/cuda/sample.h.

@@ -30,6 +30,10 @@ class Transformer {
                 std::span<double> logprobs, std::span<TokenId> argmax) {
     pass_->LogProbs(rows, targets, logprobs, argmax);
   }
+  void Compare(Transformer& other, std::span<const int64_t> rows, std::span<const TokenId> targets,
+               std::span<RowDivergence> results) {
+    pass_->Compare(*other.pass_, rows, targets, results);
+  }
   void Sample(std::span<const int64_t> rows, std::span<const Draw> draws,
               std::span<TokenId> tokens) {
     pass_->Sample(rows, draws, tokens);

@@ -69,7 +69,9 @@ TEST(BenchCommand, AttentionNeedsADeviceAndForms) {
             "palu: attention alone is timed on a GPU: give --device cuda\n");
   EXPECT_EQ(message("--forms 5@50"),
             "palu: --forms: expected dense or BITS@PERCENT or BITS@KEYS/VALUES, BITS one of 2, 3, "
-            "4, 8, 16, percentages from 1 to 99, found '5@50'\n");
+            "4, 8, 16, after r for the rotary basis, percentages from 1 to 99, found '5@50'\n");
+  EXPECT_EQ(message("--prefill --plot x.svg"),
+            "palu: --plot: there is no speed-up over dense to draw with --prefill\n");
   EXPECT_EQ(message("--context none"), "palu: nothing to measure: give --context and --batch\n");
 }
 

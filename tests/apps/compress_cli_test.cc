@@ -158,6 +158,15 @@ TEST_F(CliCompress, QuantisedModelRunsFromPackedCodes) {
     // Factors are stored in 11 bits; a rotation rounds them anew.
     EXPECT_NEAR(rotated[i].get<double>(), straight[i].get<double>(), 0.05) << i;
   }
+
+  // The rotary basis is another rotation.
+  Ok(Compress("rotary", {"--stats", Path("stats"), "--bits", "4", "--latent-basis", "rotary"}));
+  EXPECT_EQ(section.count("rotary_pairs"), 0u);
+  EXPECT_GT(Config("rotary")["kv_compression"]["rotary_pairs"].get<int>(), 0);
+  const json turned = score(Path("rotary"));
+  for (size_t i = 0; i < turned.size(); ++i) {
+    EXPECT_NEAR(turned[i].get<double>(), straight[i].get<double>(), 0.05) << i;
+  }
 }
 
 TEST_F(CliCompress, BudgetIsOneKnob) {

@@ -41,6 +41,23 @@ TEST(EvalPasskeyCli, JsonHasTheGridAndPlotsAreWritten) {
             std::string::npos);
 }
 
+// Where PLplot's drivers have been moved away, what was measured is reported all the same.
+TEST(EvalPasskeyCli, WithoutPlotDriversOneSentenceWarns) {
+  TempDir dir;
+  for (const std::string& drivers : {(dir / "no-such").string(), dir.path().string()}) {
+    setenv("PLPLOT_DRV_DIR", drivers.c_str(), 1);
+    const auto result = Ok(Command({"--lengths", "128", "--out", dir / "plots", "--json"}));
+    unsetenv("PLPLOT_DRV_DIR");
+    EXPECT_EQ(json::parse(result.out)["tasks"]["passkey"]["n"], 2);
+    EXPECT_NE(result.err.find("plots: PLplot finds no driver svgcairo: install plplot-driver-cairo "
+                              "or unset PLPLOT_DRV_DIR\n"),
+              result.err.npos)
+        << result.err;
+    EXPECT_EQ(std::count(result.err.begin(), result.err.end(), '\n'), 1) << result.err;
+    EXPECT_FALSE(std::filesystem::exists(dir / "plots"));
+  }
+}
+
 TEST(EvalPasskeyCli, LengthsBeyondTheContextAreLeftOut) {
   const auto result = Ok(Command({"--lengths", "128,4096", "--json"}));
   EXPECT_NE(result.err.find("passkey: 4096 tokens are left out, the model's context is 2048"),

@@ -139,6 +139,26 @@ TEST(Decompositions, SolveRightLowerUndoesTheProduct) {
   EXPECT_THROW(SolveRightLower(l, RandomMatrix<double>(2, n + 1, 1)), Error);
 }
 
+TEST(Decompositions, LowerBasisIsOrthogonalAndMakesRowsTrapezoidal) {
+  for (const auto& [m, n] : {std::pair<int64_t, int64_t>{5, 12}, {12, 12}, {20, 7}, {1, 1}}) {
+    const auto rows = RandomMatrix<double>(m, n, 11);
+    const Matrix<double> q = LowerBasis(rows), product = Product(rows, q);
+    Matrix<double> identity(n, n);
+    identity.Fill(0);
+    for (int64_t i = 0; i < n; ++i) identity(i, i) = 1;
+    const double tolerance = static_cast<double>(m + n) * kEps;
+    EXPECT_LE(Distance(Product(Transposed(q), q), identity), tolerance * static_cast<double>(n));
+    for (int64_t r = 0; r < m; ++r) {
+      for (int64_t c = r + 1; c < n; ++c) {
+        EXPECT_NEAR(product(r, c), 0.0, tolerance * FrobeniusNorm(rows));
+      }
+    }
+  }
+  auto bad = RandomMatrix<double>(3, 4, 7);
+  bad(0, 3) = std::nan("");
+  EXPECT_NE(ErrorOf([&] { LowerBasis(bad); }).find("(0, 3)"), std::string::npos);
+}
+
 TEST(Decompositions, EmptyMatrices) {
   EXPECT_TRUE(CholeskyLower(MatrixView<double>()));
   EXPECT_TRUE(SymmetricEigenvalues(MatrixView<double>()).empty());

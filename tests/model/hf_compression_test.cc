@@ -121,6 +121,11 @@ TEST(HfCompression, QuantizedSection) {
       {"bits", 3}, {"group", 32}, {"symmetric", true}, {"clip_ratio", 0.9}};
   const ModelConfig model = Parse(config);
   EXPECT_TRUE(model.compression->hadamard);
+  EXPECT_EQ(model.compression->rotary_pairs, 0);
+  config["kv_compression"]["rotary_pairs"] = 2;
+  EXPECT_EQ(Parse(config).compression->rotary_pairs, 2);
+  config["kv_compression"]["rotary_pairs"] = 1000;
+  EXPECT_NE(ErrorOf([&] { Parse(config); }).find("rotary_pairs"), std::string::npos);
   EXPECT_EQ(model.compression->quantization, (LatentQuantization{3, 32, true, 0.9}));
 }
 

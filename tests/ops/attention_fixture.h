@@ -2,6 +2,7 @@
 #pragma once
 
 #include "ops/attention.h"
+#include "ops/latent_order.h"
 #include "ops/ops_testing.h"
 #include "ops/reference/attention.h"
 #include "ops/rope.h"
@@ -17,8 +18,9 @@ struct AttentionShapes {
   LatentQuantization quantization = {};
   // As kernels of a device want it: U in the type of their operands, keys never from U in int8.
   bool device = false;
-  int64_t v_group = 0;  // KV heads per page of values; 0: as for keys
-  float up_scale = 1;   // standard deviation of U
+  int64_t v_group = 0;       // KV heads per page of values; 0: as for keys
+  float up_scale = 1;        // standard deviation of U
+  int64_t rotary_pairs = 0;  // keys' U has the zeros of the rotary basis; 0: none
   double theta = 10000;
   bool split = false;  // slow rotary pairs as waves, whatever the count says of so few keys
   // Of every page of latents, instead of `quantization`; a page has as many as its rank takes.
@@ -34,7 +36,7 @@ class AttentionFixture {
                    const std::vector<std::pair<int64_t, int64_t>>& ranges)
       : theta_(s.theta),
         frequencies_(InverseFrequencies({.theta = s.theta}, s.head_dim)),
-        positions_(frequencies_, RopeAngles::kFloat64) {
+        positions_(frequencies_, RopeAngles::kFloat64, /*by_pairs=*/true) {
     layer.heads = s.heads;
     layer.kv_heads = s.kv_heads;
     layer.head_dim = s.head_dim;
@@ -45,9 +47,11 @@ class AttentionFixture {
     MakeProjection(s, s.v_ranks, s.v_group > 0 ? s.v_group : s.group, cache, s.bias && !s.fused,
                    layer.v);
     if (s.shared) layer.v.pages = layer.k.pages;
-    if (s.split) MakeSplit(LaneSplitCost(s.heads / s.kv_heads));
+    const int64_t queries = s.heads / s.kv_heads;
+    if (s.split) MakeSplit(s.tiers.empty() ? LaneSplitCost(queries) : TierSplitCost(queries));
     if (!layer.k.pages.quantized()) layer.k.split = split_.get();
-    if (!s.device) MakeInt8Up(s, layer.k);
+    if (!s.device) MakeInt8Up(layer.k);
+    if (!s.device && !s.norm) MakeLaneKeys(s, layer.k);
     if (s.norm) {
       layer.k.norm = Tensor(DType::kF32, {s.head_dim});
       layer.k.norm_eps = 1e-6f;
@@ -158,6 +162,24 @@ class AttentionFixture {
           Tensor(s.device ? operands : DType::kBF16, {group * s.head_dim, width}, s.up_scale));
     }
     if (bias && !ranks.empty()) p.bias = Tensor(DType::kF32, {s.kv_heads * s.head_dim});
+    if (&p == &layer.k && s.rotary_pairs > 0) ClearBeyondRotaryBounds(s, p);
+  }
+
+  void ClearBeyondRotaryBounds(const AttentionShapes& s, AttentionProjection& p) {
+    const RotaryRows rows{s.head_dim, s.rotary_pairs, p.pages.quantization.bits};
+    for (const TensorView& up : p.up) {
+      const std::vector<int64_t> bounds = RotaryBounds(rows, s.group, up.cols());
+      auto* to = static_cast<uint16_t*>(const_cast<void*>(up.data));
+      ASSERT_EQ(SizeOf(up.dtype), 2u);
+      for (int64_t h = 0; h < s.group; ++h) {
+        for (int64_t i = 0; i < rows.count(); ++i) {
+          for (const int64_t latent :
+               LatentsBeyond(rows.bits, up.cols(), bounds[static_cast<size_t>(h)])) {
+            to[rows.Row(h, i) * up.cols() + latent] = 0;
+          }
+        }
+      }
+    }
   }
 
   void PlaceTiers(const std::vector<LatentTier>& tiers, CachedPages::Page& page) {
@@ -239,21 +261,36 @@ class AttentionFixture {
     split_ = std::make_unique<LaneSplit>(*std::move(split), frequencies_);
   }
 
-  void MakeInt8Up(const AttentionShapes& s, AttentionProjection& p) {
+  TensorView HeadUp(const AttentionProjection& p, int64_t kv_head) const {
+    const int64_t row = kv_head % p.pages.heads_per_page * layer.head_dim;
+    return p.up[static_cast<size_t>(kv_head / p.pages.heads_per_page)].Rows(row, layer.head_dim);
+  }
+
+  void MakeInt8Up(AttentionProjection& p) {
     if (p.pages.tiered || !p.pages.quantized()) return;
     if (!Int8Up::Supports(p.pages.quantization)) return;
     for (int64_t h = 0; h < layer.kv_heads; ++h) {
-      const int64_t row = h % p.pages.heads_per_page * layer.head_dim;
-      int8_up_.emplace_back(
-          p.up[static_cast<size_t>(h / p.pages.heads_per_page)].Rows(row, layer.head_dim),
-          p.pages.quantization.run(p.pages.OfHead(h).width));
+      int8_up_.emplace_back(HeadUp(p, h), p.pages.quantization.run(p.pages.OfHead(h).width));
     }
     p.int8_up = int8_up_;
-    if (!LaneKeys::Available() || s.bias || s.norm || s.head_dim % 4 != 0) return;
-    for (const Int8Up& up : int8_up_) {
-      if (up.run() >= up.width()) lane_keys_.emplace_back(up, split_.get());
+  }
+
+  // As runtime/cpu_forward.cc does: tiers only with a split.
+  void MakeLaneKeys(const AttentionShapes& s, AttentionProjection& p) {
+    if (!LaneKeys::Available() || s.head_dim % 4 != 0) return;
+    if (p.pages.tiered ? split_ == nullptr : int8_up_.empty()) return;
+    for (int64_t h = 0; h < layer.kv_heads; ++h) {
+      std::vector<float> bias(static_cast<size_t>(p.bias ? s.head_dim : 0));
+      if (p.bias) ToFloat(p.bias.Rows(h * s.head_dim, s.head_dim), bias.data());
+      if (p.pages.tiered) {
+        lane_keys_.emplace_back(HeadUp(p, h), p.pages.OfHead(h).tiers, bias, split_.get());
+        continue;
+      }
+      const Int8Up& up = int8_up_[static_cast<size_t>(h)];
+      if (up.run() < up.width()) return lane_keys_.clear();
+      lane_keys_.emplace_back(up, bias, split_.get());
     }
-    if (lane_keys_.size() == int8_up_.size()) p.lane_keys = lane_keys_;
+    p.lane_keys = lane_keys_;
   }
 
   double ApplyUp(const float* head_out, int64_t head, int64_t i) const {

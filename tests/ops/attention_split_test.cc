@@ -22,6 +22,11 @@ Bound BoundOf(const AttentionFixture& fixture, const QueryChunk& chunk, int64_t 
   const auto stored = [&](const AttentionProjection& p, int64_t token) {
     return reference::StoredRow(p, chunk, p.pages.OfHead(kv_head), token);
   };
+  const auto value = [&](int64_t token) {
+    return token >= fixture.recent.Begin(chunk, chunk.start)
+               ? reference::RecentRow(layer.v, chunk, fixture.recent.v, kv_head, token)
+               : stored(layer.v, token);
+  };
   const float* q = fixture.q.Row(chunk.row) + head * layer.head_dim;
   Bound bound;
   for (int64_t begin = 0; begin <= chunk.start; begin += split.block_tokens) {
@@ -31,19 +36,31 @@ Bound BoundOf(const AttentionFixture& fixture, const QueryChunk& chunk, int64_t 
       rounding.emplace(layer.k.int8_up[static_cast<size_t>(kv_head)], split, fixture.frequencies(),
                        q, chunk.first_position + begin + split.block_tokens / 2);
     }
+    const bool pays = cost.Pays(split, end - begin);
+    std::optional<TierBound> tiers;
+    if (layer.k.pages.tiered) {
+      tiers.emplace(up_k, layer.k.pages.OfHead(kv_head).tiers, split, fixture.frequencies(), q,
+                    chunk.first_position + begin + split.block_tokens / 2);
+    }
     for (int64_t t = begin; t < end; ++t) {
-      for (const double x : reference::Rebuild(layer, layer.v, up_v, kv_head, stored(layer.v, t))) {
+      for (const double x : reference::Rebuild(layer, layer.v, up_v, kv_head, value(t))) {
         bound.value = std::max(bound.value, std::abs(x));
       }
-      if (!cost.Pays(split, end - begin)) continue;
+      if (tiers && !pays) {
+        const double moved = tiers->Rebuilt(half, stored(layer.k, t));
+        bound.score = std::max(bound.score, double{layer.scale} * moved);
+      }
+      if (!pays) continue;
       const auto key = reference::Rebuild(layer, layer.k, up_k, kv_head, stored(layer.k, t));
       double moved = 0;
       for (int64_t f = split.exact_pairs; f < half; ++f) {
         const auto i = static_cast<size_t>(f), j = static_cast<size_t>(f + half);
         moved += split.max_error * std::hypot(q[f], q[f + half]) * std::hypot(key[i], key[j]);
       }
-      if (rounding) {
-        moved += rounding->Rounding(stored(layer.k, t), t - begin);
+      if (rounding) moved += rounding->Rounding(stored(layer.k, t), t - begin);
+      if (tiers) {
+        moved += tiers->Rebuilt(split.exact_pairs, stored(layer.k, t)) +
+                 tiers->Waves(stored(layer.k, t), t - begin);
       }
       bound.score = std::max(bound.score, double{layer.scale} * moved);
     }
@@ -60,7 +77,7 @@ void ExpectWithinBound(const AttentionShapes& shapes) {
   const LaneSplit* split = lanes ? layer.k.lane_keys[0].split() : layer.k.split;
   ASSERT_NE(split, nullptr);
   const int64_t queries = layer.heads_per_kv();
-  const SplitCost cost = lanes ? LaneSplitCost(queries) : WaveSplitCost(queries);
+  const SplitCost cost = lanes ? layer.k.lane_keys[0].cost(queries) : WaveSplitCost(queries);
   const std::vector<double> found = fixture.Run(2);
   double largest = 0;
   for (const QueryChunk& chunk : fixture.chunks) {
@@ -109,6 +126,30 @@ TEST(AttentionSplit, QuantisedLatentsStayWithinTheBound) {
   if (!LaneKeys::Available()) GTEST_SKIP() << "this machine rebuilds keys from codes whole";
   ExpectWithinBound(Mha({.bits = 4}));
   ExpectWithinBound(FarGqa({.bits = 3}));
+}
+
+// Waves, keys rebuilt whole and recent ones in one sequence; a bias has its part in each.
+TEST(AttentionSplit, TiersStayWithinTheBound) {
+  if (!LaneKeys::Available()) GTEST_SKIP() << "this machine rebuilds keys from tiers whole";
+  AttentionShapes mha = Mha({});
+  mha.bias = true;
+  mha.v_ranks = {128};
+  mha.tiers = {{16, 8}, {32, 4}, {48, 3}, {32, 2}};
+  mha.recent = 16;
+  ExpectWithinBound(mha);
+  AttentionShapes gqa = FarGqa({});
+  gqa.k_ranks = {144};
+  gqa.v_ranks = {144};
+  gqa.tiers = {{16, 4}, {128, 3}};
+  gqa.shared = true;
+  ExpectWithinBound(gqa);
+}
+
+TEST(AttentionSplit, KeysWithABiasStayWithinTheBound) {
+  if (!LaneKeys::Available()) GTEST_SKIP() << "this machine rebuilds keys from codes whole";
+  AttentionShapes gqa = FarGqa({.bits = 4});
+  gqa.bias = true;
+  ExpectWithinBound(gqa);
 }
 
 TEST(AttentionSplit, LatentsInHalfPrecisionStayWithinTheBound) {

@@ -33,23 +33,28 @@ struct Head {
         width(latents),
         tokens(count),
         frequencies(InverseFrequencies(rope, d)),
-        positions(frequencies, RopeAngles::kFloat64),
+        positions(frequencies, RopeAngles::kFloat64, /*by_pairs=*/true),
         up_tensor(DType::kBF16, {d, latents}, 3),
         up(up_tensor.view, latents),
         query_values(RandomFloats(rows * d, 4)),
         queries(query_values.data(), rows, d) {
     Rng rng(5);
-    codes.Resize({.bits = 4}, width, tokens);
-    for (int64_t i = 0; i < codes.codes.size(); ++i) {
-      codes.codes.data()[i] = static_cast<uint8_t>(rng.Below(16));
+    packed.resize(static_cast<size_t>(kTokens * width / 2));
+    for (uint8_t& code : packed) code = static_cast<uint8_t>(rng.Below(256));
+    for (int64_t t = 0; t < kTokens; ++t) {
+      scales.push_back(ToHalf(0.05f + 0.15f * static_cast<float>(rng.Below(1000)) / 1000));
+      zeros.push_back(static_cast<uint8_t>(5 + rng.Below(5)));
     }
-    rng.FillUniform(codes.scales, 0.05f, 0.2f);
-    for (float& zero : codes.zeros) zero = static_cast<float>(5 + rng.Below(5));
+    codes.resize(static_cast<size_t>(kTokens * width));
+    UnpackCodes({.bits = 4}, Rows(), kTokens, codes.data());
   }
 
+  PackedRows Rows() {
+    return {.codes = packed.data(), .scales = scales.data(), .zeros = zeros.data(), .width = width};
+  }
   double Latent(int64_t t, int64_t r) const {
     const auto i = static_cast<size_t>(t);
-    return (codes.codes.data()[t * width + r] - double{codes.zeros[i]}) * double{codes.scales[i]};
+    return (codes[static_cast<size_t>(t * width + r)] - zeros[i]) * double{ToFloat(scales[i])};
   }
   std::vector<double> Latents(int64_t t) const {
     std::vector<double> latents;
@@ -60,7 +65,7 @@ struct Head {
   double Key(int64_t t, int64_t f) const {
     double sum = 0;
     for (int64_t r = 0; r < width; ++r) sum += up.At(f, r) * Latent(t, r);
-    return sum * double{up.scale(f)};
+    return sum * double{up.scale(f)} + (bias.empty() ? 0 : double{bias[static_cast<size_t>(f)]});
   }
   std::complex<double> Pair(int64_t t, int64_t f) const {
     return {Key(t, f), Key(t, f + head_dim / 2)};
@@ -77,7 +82,9 @@ struct Head {
   Int8Up up;
   std::vector<float> query_values;
   MatrixView<const float> queries;
-  CodeTile codes;
+  std::vector<uint8_t> packed, codes, zeros;
+  std::vector<Half> scales;
+  std::vector<float> bias;
 };
 
 // A score as method.md says, and the sum of |q_f| |k_f|.
@@ -109,17 +116,15 @@ Matrix<float> Scores(Head& head, const LaneKeys& keys, int64_t position, bool sp
                      int64_t offset) {
   const int64_t half = head.head_dim / 2, rows = head.queries.rows;
   head.positions.Cover(position - offset, position + kTokens);
-  std::vector<const float*> rotations(static_cast<size_t>(head.tokens));
-  head.positions.Rows(position, rotations);
-  LaneTile tile;
-  tile.Load(head.codes, head.tokens);
+  std::vector<LaneTile> tiles(1);
+  tiles[0].Load({.bits = 4}, head.Rows(), head.tokens);
   LaneRotations lanes;
-  lanes.Load(rotations, half, split ? keys.split()->split.exact_pairs : half);
+  lanes.Load(head.positions, position, head.tokens, split ? keys.split()->split.exact_pairs : half);
   LaneScratch scratch;
   LaneWaves waves;
   if (split) keys.MakeWaves(head.queries, head.positions.Cos(position - offset), scratch, waves);
   Matrix<float> scores(rows, kTokens);
-  keys.Scores(tile, lanes, head.queries, split ? &waves : nullptr, offset, scratch, scores);
+  keys.Scores(tiles, lanes, head.queries, split ? &waves : nullptr, offset, scratch, scores);
   return scores;
 }
 
@@ -127,18 +132,42 @@ TEST(LaneKeys, WholeKeysAgreeWithFloat64) {
   for (const int64_t head_dim : {8, 32, 64, 100, 128}) {
     for (const int64_t width : {8, 40, 128}) {
       for (const int64_t tokens : {1, 5, 63, 64}) {
-        Head head({.theta = 1e4}, head_dim, width, 3, tokens);
-        const LaneKeys keys(head.up, nullptr);
-        for (const int64_t position : {0, 1000, 999990}) {
-          const Matrix<float> scores = Scores(head, keys, position, false, 0);
-          for (int64_t r = 0; r < 3; ++r) {
-            for (int64_t t = 0; t < tokens; ++t) {
-              ASSERT_NEAR(scores(r, t), Score(head, r, t, position), Rounding(head, r, t))
-                  << head_dim << " " << width << " " << tokens << " " << position;
+        for (const bool biased : {false, true}) {
+          Head head({.theta = 1e4}, head_dim, width, 3, tokens);
+          if (biased) head.bias = RandomFloats(head_dim, 6);
+          const LaneKeys keys(head.up, head.bias, nullptr);
+          for (const int64_t position : {0, 1024, 999990}) {
+            const Matrix<float> scores = Scores(head, keys, position, false, 0);
+            for (int64_t r = 0; r < 3; ++r) {
+              for (int64_t t = 0; t < tokens; ++t) {
+                ASSERT_NEAR(scores(r, t), Score(head, r, t, position), Rounding(head, r, t))
+                    << head_dim << " " << width << " " << tokens << " " << position;
+              }
             }
           }
         }
       }
+    }
+  }
+}
+
+// Zeros of U may be skipped wherever they lie.
+TEST(LaneKeys, ATriangularBasisGivesTheSameScores) {
+  Head head({.theta = 1e4}, 32, 72, 2, kTokens);
+  RandomTensor triangular(DType::kF32, {32, 72}, 3);
+  auto* rows = reinterpret_cast<float*>(triangular.bytes.data());
+  for (int64_t f = 0; f < 32; ++f) {
+    for (int64_t r = 0; r < 72; ++r) {
+      if (f % 16 < 12 ? r > 2 * (f % 16) + 3 : r < 40) rows[f * 72 + r] = 0;
+    }
+    if (f % 16 >= 14) std::fill_n(rows + f * 72, 72, 0.0f);
+  }
+  head.up = Int8Up(triangular.view, 72);
+  const LaneKeys keys(head.up, {}, nullptr);
+  const Matrix<float> scores = Scores(head, keys, 64, false, 0);
+  for (int64_t r = 0; r < 2; ++r) {
+    for (int64_t t = 0; t < kTokens; ++t) {
+      ASSERT_NEAR(scores(r, t), Score(head, r, t, 64), Rounding(head, r, t));
     }
   }
 }
@@ -150,7 +179,7 @@ TEST(LaneKeys, WavesStayWithinTheStatedBound) {
       for (const int64_t block : {64, 128, 256}) {
         const LaneSplit split(SplitWithin(head.frequencies, block, 12, kSplitTolerance),
                               head.frequencies);
-        const LaneKeys keys(head.up, &split);
+        const LaneKeys keys(head.up, {}, &split);
         for (const int64_t offset : {int64_t{0}, block - 64}) {
           for (const int64_t position : {int64_t{256}, int64_t{999936}}) {
             SCOPED_TRACE(::testing::Message() << rope.theta << " " << head_dim << " " << block

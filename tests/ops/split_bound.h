@@ -8,6 +8,7 @@
 
 #include "ops/frequency_split.h"
 #include "ops/int8_up.h"
+#include "ops/paged_kv.h"
 
 namespace palu::testing {
 
@@ -89,6 +90,67 @@ class SplitBound {
   const float* query_;
   int64_t half_;
   std::vector<double> x_, w_;  // largest entries of the coefficients and of W, per term
+};
+
+// The same for a page in tiers, whose U and W are rounded tier by tier.
+class TierBound {
+ public:
+  // up: U of the head [d][width].
+  TierBound(std::span<const std::vector<double>> up, std::span<const PageTier> tiers,
+            const FrequencySplit& split, std::span<const double> frequencies, const float* query,
+            int64_t middle)
+      : up_(up), tiers_(tiers), split_(split), query_(query), half_(std::ssize(up) / 2) {
+    for (int64_t j = 0; j < split.terms; ++j) {
+      std::vector<double>& w = w_.emplace_back(up[0].size());
+      for (int64_t f = split.exact_pairs; f < half_; ++f) {
+        const std::complex<double> z =
+            split.Coefficients(j)[f - split.exact_pairs] * std::conj(Query(f)) *
+            std::polar(1.0, frequencies[static_cast<size_t>(f)] * static_cast<double>(middle));
+        for (size_t r = 0; r < w.size(); ++r) {
+          w[r] += z.real() * Up(f)[r] - z.imag() * Up(f + half_)[r];
+        }
+      }
+    }
+  }
+
+  // Of the first `pairs` pairs, rebuilt.
+  double Rebuilt(int64_t pairs, std::span<const double> latents) const {
+    double sum = 0;
+    for (int64_t f = 0; f < pairs; ++f) {
+      sum += std::abs(Query(f)) * std::hypot(Moved(Up(f), latents), Moved(Up(f + half_), latents));
+    }
+    return sum;
+  }
+  // Of the waves at the run's token `at`.
+  double Waves(std::span<const double> latents, int64_t at) const {
+    double sum = 0;
+    for (int64_t j = 0; j < split_.terms; ++j) {
+      sum += std::abs(split_.Wave(j)[at]) * Moved(w_[static_cast<size_t>(j)], latents);
+    }
+    return sum;
+  }
+
+ private:
+  std::complex<double> Query(int64_t f) const { return {query_[f], query_[f + half_]}; }
+  const std::vector<double>& Up(int64_t f) const { return up_[static_cast<size_t>(f)]; }
+  double Moved(std::span<const double> row, std::span<const double> latents) const {
+    double sum = 0;
+    for (const PageTier& tier : tiers_) {
+      const auto column = static_cast<size_t>(tier.column), width = static_cast<size_t>(tier.width);
+      double largest = 0, magnitudes = 0;
+      for (const double x : row.subspan(column, width)) largest = std::max(largest, std::abs(x));
+      for (const double h : latents.subspan(column, width)) magnitudes += std::abs(h);
+      sum += largest / (tier.quantization.bits == 8 ? 65278 : 254) * magnitudes;
+    }
+    return sum;
+  }
+
+  std::span<const std::vector<double>> up_;
+  std::span<const PageTier> tiers_;
+  const FrequencySplit& split_;
+  const float* query_;
+  int64_t half_;
+  std::vector<std::vector<double>> w_;
 };
 
 }  // namespace palu::testing

@@ -100,6 +100,26 @@ AttentionRow RunPoint(const AttentionOptions& options, const ModelConfig& model,
   return row;
 }
 
+AttentionRow RunPrefillPoint(const AttentionOptions& options, const ModelConfig& model,
+                             const AttentionPoint& point, AttentionDevice& device) {
+  const ModelConfig one_layer = OneLayer(model, {.name = "dense"}, options.group_size);
+  AttentionMeasurement m;
+  m.form = "prefill";
+  m.cost = CountPrefill(one_layer, point.context, point.batch);
+  try {
+    const auto run = device.PreparePrefill(one_layer, point.context, point.batch);
+    for (int64_t r = 0; r < options.repetitions; ++r) {
+      ThrowIfCancelled();
+      m.microseconds.push_back(run->Time());
+    }
+    m.memory = run->memory();
+  } catch (const Error& error) {
+    m.microseconds.clear();
+    MarkFailed(m, error);
+  }
+  return {point, {m}};
+}
+
 }  // namespace
 
 std::string_view Name(AttentionStatus status) {
@@ -168,7 +188,8 @@ std::vector<AttentionRow> RunAttention(const AttentionOptions& options, Attentio
       for (const int64_t batch : options.batches) {
         const AttentionPoint point{name,           model.num_heads, model.num_kv_heads,
                                    model.head_dim, context,         batch};
-        rows.push_back(RunPoint(options, model, point, device));
+        rows.push_back(options.prefill ? RunPrefillPoint(options, model, point, device)
+                                       : RunPoint(options, model, point, device));
         if (on_point) on_point();
       }
     }

@@ -21,6 +21,9 @@ struct AttentionOptions {
   std::vector<AttentionForm> forms;  // the first is dense
   int64_t group_size = 4;            // KV heads
   int64_t repetitions = 30;
+  // In place of decode steps, prompts of `contexts` tokens over dense keys and values, as the form
+  // "prefill"; `forms` does not count.
+  bool prefill = false;
 };
 
 struct AttentionPoint {
@@ -65,7 +68,7 @@ struct AttentionRow {
 class AttentionRun {
  public:
   virtual ~AttentionRun() = default;
-  // Microseconds of one step that finds nothing in the device's cache.
+  // Microseconds of one step or prompt that finds nothing in the device's cache.
   virtual double Time() = 0;
   virtual AttentionMemory memory() const = 0;
 };
@@ -80,6 +83,9 @@ class AttentionDevice {
   virtual std::unique_ptr<AttentionRun> Prepare(const ModelConfig& one_layer,
                                                 const CacheLayout& layout, int64_t context,
                                                 int64_t batch) = 0;
+  // The same for prompts: fp16 queries, keys and values of all tokens, in device memory.
+  virtual std::unique_ptr<AttentionRun> PreparePrefill(const ModelConfig& one_layer, int64_t tokens,
+                                                       int64_t batch) = 0;
 };
 
 // Throws Error for a device that is no GPU and in a build without the CUDA backend.

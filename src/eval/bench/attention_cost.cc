@@ -32,4 +32,14 @@ AttentionCost CountAttention(const ModelConfig& one_layer, const CacheLayout& la
   return cost;
 }
 
+AttentionCost CountPrefill(const ModelConfig& one_layer, int64_t tokens, int64_t batch) {
+  const auto n = static_cast<double>(tokens), sequences = static_cast<double>(batch);
+  const auto q_size = static_cast<double>(one_layer.q_size());
+  const auto kv_size = static_cast<double>(one_layer.num_kv_heads * one_layer.head_dim);
+  AttentionCost cost;
+  cost.cache_bytes = sequences * n * (q_size + 2 * kv_size) * 2;
+  cost.flops = sequences * n * (n + 1) / 2 * 4 * q_size;
+  return cost;
+}
+
 }  // namespace palu

@@ -22,4 +22,9 @@ struct AttentionCost {
 AttentionCost CountAttention(const ModelConfig& one_layer, const CacheLayout& layout,
                              int64_t context, int64_t batch);
 
+// `batch` prompts of `tokens`, attending causally to dense 16-bit keys and values: queries, keys
+// and values are read once, as cache_bytes, and each of tokens (tokens + 1) / 2 pairs takes 4 d per
+// query head.
+AttentionCost CountPrefill(const ModelConfig& one_layer, int64_t tokens, int64_t batch);
+
 }  // namespace palu

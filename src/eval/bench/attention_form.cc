@@ -7,6 +7,7 @@
 #include <optional>
 
 #include "base/error.h"
+#include "ops/frequency_split.h"
 
 namespace palu {
 namespace {
@@ -23,8 +24,10 @@ std::optional<int> Number(std::string_view text, int low, int high) {
   return value;
 }
 
-// nullopt for anything that is not BITS@PERCENT or BITS@PERCENT/PERCENT.
-std::optional<AttentionForm> ParseLatent(std::string_view text) {
+// nullopt for anything that is not BITS@PERCENT or BITS@PERCENT/PERCENT, with or without r before.
+std::optional<AttentionForm> ParseLatent(std::string_view name) {
+  const bool rotary = name.starts_with('r');
+  const std::string_view text = name.substr(rotary ? 1 : 0);
   const size_t at = text.find('@');
   if (at == std::string_view::npos) return std::nullopt;
   const std::string_view shares = text.substr(at + 1);
@@ -35,7 +38,7 @@ std::optional<AttentionForm> ParseLatent(std::string_view text) {
   if (!bits || !k || !v || std::find(kBits.begin(), kBits.end(), *bits) == kBits.end()) {
     return std::nullopt;
   }
-  return AttentionForm{std::string(text), true, *bits, *k / 100.0, *v / 100.0};
+  return AttentionForm{std::string(name), true, rotary, *bits, *k / 100.0, *v / 100.0};
 }
 
 // The same rank for every group; none, which is dense, where that is the whole width.
@@ -59,7 +62,7 @@ std::vector<AttentionForm> ParseForms(std::string_view text) {
     const auto form = ParseLatent(item);
     Require(form.has_value(),
             "--forms: expected dense or BITS@PERCENT or BITS@KEYS/VALUES, BITS one of 2, 3, 4, 8, "
-            "16, percentages from 1 to 99, found '{}'",
+            "16, after r for the rotary basis, percentages from 1 to 99, found '{}'",
             item);
     forms.push_back(*form);
   }
@@ -76,6 +79,8 @@ ModelConfig OneLayer(const ModelConfig& model, const AttentionForm& form, int64_
           config.num_kv_heads, group_size);
   KvCompression compression;
   compression.group_size = group_size;
+  compression.quantization.bits = form.bits;
+  if (form.rotary) compression.rotary_pairs = FastPairs(config.heads_per_kv(), config.head_dim);
   compression.layers = {{Ranks(config, form.k, group_size), Ranks(config, form.v, group_size)}};
   config.compression = compression;
   return config;

@@ -36,21 +36,28 @@ std::vector<std::string> Cells(const AttentionReport& report, const AttentionRow
   cells.push_back(fmt::format("{:.2f}", m.cost.flops / 1e9));
   cells.push_back(m.measured() ? fmt::format("{:.1f}", TeraflopsPerSecond(m)) : "");
   cells.push_back(fmt::format("{:.1f}", static_cast<double>(m.memory.blocks) / kMiB));
-  cells.push_back(m.measured() ? fmt::format("{:.0f}", static_cast<double>(m.memory.device) / kMiB)
-                               : "");
+  cells.push_back(m.measured() && m.memory.device > 0
+                      ? fmt::format("{:.0f}", static_cast<double>(m.memory.device) / kMiB)
+                      : "");
   return cells;
 }
 
 std::string Markdown(const AttentionReport& report) {
+  const std::string cache =
+      report.prefill ? "Prompts of that many tokens, causal; cache: dense fp16 queries, keys, "
+                       "values and results."
+                     : fmt::format(
+                           "cache: blocks in use; device: by which cudaMemGetInfo shrank. "
+                           "Groups of {} KV heads.",
+                           report.group_size);
   std::string text = fmt::format(
-      "Decode attention of one layer on {}, {} multiprocessors; read bandwidth {:.0f} GB/s, bf16 "
+      "{} attention of one layer on {}, {} multiprocessors; read bandwidth {:.0f} GB/s, bf16 "
       "products {:.0f} Tflop/s\n\nMicroseconds: median (tenth..ninetieth percentile) of {}, twice "
       "the L2 cache of {:.0f} MiB overwritten before each. MB: what must be read, and its share of "
-      "the read bandwidth. cache: blocks in use; device: by which cudaMemGetInfo shrank. Groups of "
-      "{} KV heads.\n",
-      report.machine.cpu, report.machine.threads, report.machine.read_bytes_per_second / 1e9,
-      report.machine.gemm_flops / 1e12, report.repetitions,
-      static_cast<double>(report.l2_bytes) / kMiB, report.group_size);
+      "the read bandwidth. {}\n",
+      report.prefill ? "Prefill" : "Decode", report.machine.cpu, report.machine.threads,
+      report.machine.read_bytes_per_second / 1e9, report.machine.gemm_flops / 1e12,
+      report.repetitions, static_cast<double>(report.l2_bytes) / kMiB, cache);
   std::string failures;
   for (size_t begin = 0; begin < report.rows.size();) {
     const AttentionPoint& point = report.rows[begin].point;
@@ -130,6 +137,7 @@ std::string Json(const AttentionReport& report) {
         {"read_bytes_per_second", report.machine.read_bytes_per_second},
         {"bf16_flops_per_second", report.machine.gemm_flops},
         {"l2_bytes", report.l2_bytes}}},
+      {"prefill", report.prefill},
       {"group_size", report.group_size},
       {"repetitions", report.repetitions},
       {"rows", Records(report)}};

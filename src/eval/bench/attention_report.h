@@ -15,6 +15,7 @@ struct AttentionReport {
   Machine machine;  // the device
   int64_t l2_bytes = 0;
   int64_t group_size = 0, repetitions = 0;
+  bool prefill = false;
   std::vector<AttentionRow> rows;
 };
 

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <filesystem>
 #include <memory>
 #include <mutex>
 #include <vector>
@@ -12,6 +13,8 @@
 #include "base/error.h"
 #include "eval/plot/palette.h"
 #include "tokenizer/utf8.h"
+
+extern "C" const char* plGetDrvDir();  // of plplotP.h, which defines a thousand macros
 
 namespace palu {
 namespace {
@@ -22,15 +25,24 @@ void NoteComplaint(const char* message) {
   if (plplot_complaint.empty()) plplot_complaint = message;
 }
 
+// Where there is none at all PLplot would end the process.
+bool HasDrivers() {
+  const char* const folder = plGetDrvDir();
+  std::error_code error;
+  if (folder == nullptr) return false;
+  const std::filesystem::directory_iterator files(folder, error);
+  return std::any_of(begin(files), end(files),
+                     [](const auto& file) { return file.path().extension() == ".driver_info"; });
+}
+
 // Asked for by name, a missing driver would make PLplot ask on the terminal for another.
-void RequireDriver(const char* driver) {
+bool HasDriver(const char* driver) {
   std::vector<const char*> titles(256), names(256);
   int count = static_cast<int>(names.size());
   const char **title_table = titles.data(), **name_table = names.data();
   plgDevs(&title_table, &name_table, &count);
-  const bool found = std::any_of(names.begin(), names.begin() + count,
-                                 [&](const char* name) { return std::string(name) == driver; });
-  Require(found, "plots: PLplot has no driver {}: install plplot-driver-cairo", driver);
+  return std::any_of(names.begin(), names.begin() + count,
+                     [&](const char* name) { return std::string(name) == driver; });
 }
 
 // A PLplot stream that writes to memory.
@@ -105,7 +117,9 @@ std::string RenderImage(ImageFormat format, const ImageSize& size,
   const char* driver = format == ImageFormat::kSvg ? "svgcairo" : "pngcairo";
   plplot_complaint.clear();
   plsabort(NoteComplaint);
-  RequireDriver(driver);
+  Require(HasDrivers() && HasDriver(driver),
+          "plots: PLplot finds no driver {}: install plplot-driver-cairo{}", driver,
+          std::getenv("PLPLOT_DRV_DIR") ? " or unset PLPLOT_DRV_DIR" : "");
   Page page(driver, size);
   draw();
   std::string bytes = page.Finish();

@@ -4,6 +4,7 @@
 
 #include "ops/cpu/attention_decode.h"
 #include "ops/cpu/attention_prefill.h"
+#include "ops/parallel.h"
 
 namespace palu {
 namespace {
@@ -54,6 +55,24 @@ struct DecodeTask {
   int64_t offset;  // of its partial results
 };
 
+// Multiply-adds of all tasks, roughly (ops/parallel.h).
+struct DecodeWork {
+  int64_t splits = 0, finish = 0;
+
+  explicit DecodeWork(std::span<const DecodeTask> tasks) {
+    for (const DecodeTask& task : tasks) {
+      const AttentionLayer& layer = task.unit.layer;
+      const int64_t d = layer.head_dim, rows = task.unit.rows();
+      const int64_t keys = task.unit.chunk.start + task.unit.chunk.count;
+      const int64_t key_width = layer.k.pages.OfHead(task.unit.first_head).width;
+      const int64_t rebuild = layer.k.pages.latent ? task.unit.heads() * d * key_width : 0;
+      splits += keys * (rebuild + rows * (d + task.width));
+      const bool up = layer.v.pages.latent && !layer.fused_values;
+      finish += rows * task.width * (task.splits + (up ? d : 0));
+    }
+  }
+};
+
 void RunDecode(const Exec& exec, const AttentionLayer& layer, std::span<const QueryChunk> chunks,
                MatrixView<const float> q, const RecentRows& recent, AttentionWorkspace& workspace,
                MatrixView<float> out) {
@@ -65,12 +84,16 @@ void RunDecode(const Exec& exec, const AttentionLayer& layer, std::span<const Qu
     const int64_t keys = chunk.start + chunk.count;
     const int64_t splits = (keys + cpu::kDecodeSplit - 1) / cpu::kDecodeSplit;
     const int64_t heads = cpu::DecodeUnit::HeadsPerUnit(layer);
+    const size_t first = tasks.size();
     for (int64_t head = 0; head < layer.kv_heads; head += heads) {
       const cpu::DecodeUnit unit{layer, chunk, recent, head};
-      for (int64_t s = 0; s < splits; ++s) parts.emplace_back(tasks.size(), s);
       tasks.push_back({unit, splits, unit.width(), rows, elements});
       rows += splits * unit.rows();
       elements += splits * unit.rows() * unit.width();
+    }
+    // All heads of a split one after the other: they share its cosines and sines.
+    for (int64_t split = 0; split < splits; ++split) {
+      for (size_t t = first; t < tasks.size(); ++t) parts.emplace_back(t, split);
     }
   }
   if (tasks.empty()) return;
@@ -80,19 +103,28 @@ void RunDecode(const Exec& exec, const AttentionLayer& layer, std::span<const Qu
     return MatrixView<float>(workspace.partials.data() + task.offset,
                              task.splits * task.unit.rows(), task.width);
   };
-  exec.pool.ParallelFor(static_cast<int64_t>(parts.size()), [&](int64_t p, int worker) {
+  // Short sequences and small heads are done before another thread is awake.
+  const auto run_part = [&](int64_t p, int worker) {
     const auto [index, split] = parts[static_cast<size_t>(p)];
     const DecodeTask& task = tasks[index];
     const int64_t unit_rows = task.unit.rows();
     cpu::DecodeSplit(task.unit, split, q, workspace.workers[static_cast<size_t>(worker)],
                      partial(task).RowRange(split * unit_rows, unit_rows),
                      &workspace.partial_states[static_cast<size_t>(task.row + split * unit_rows)]);
-  });
-  exec.pool.ParallelFor(static_cast<int64_t>(tasks.size()), [&](int64_t t, int) {
-    const DecodeTask& task = tasks[static_cast<size_t>(t)];
-    cpu::FinishDecode(task.unit, task.splits, partial(task),
-                      &workspace.partial_states[static_cast<size_t>(task.row)], out);
-  });
+  };
+  const DecodeWork work(tasks);
+  ForWorkerRanges(exec, std::ssize(parts), work.splits / std::ssize(parts),
+                  [&](int64_t begin, int64_t end, int worker) {
+                    for (int64_t p = begin; p < end; ++p) run_part(p, worker);
+                  });
+  ForRanges(exec, std::ssize(tasks), work.finish / std::ssize(tasks),
+            [&](int64_t begin, int64_t end) {
+              for (int64_t t = begin; t < end; ++t) {
+                const DecodeTask& task = tasks[static_cast<size_t>(t)];
+                cpu::FinishDecode(task.unit, task.splits, partial(task),
+                                  &workspace.partial_states[static_cast<size_t>(task.row)], out);
+              }
+            });
 }
 
 }  // namespace

@@ -49,20 +49,19 @@ bool ByWaves(const DecodeUnit& unit) {
 // the machine does not foresee them.
 void PrefetchNext(const DecodeUnit& unit, const CachedPages& pages, int64_t first) {
   const int64_t next = first + kBlockTokens;
-  if (!pages.quantized() || pages.tiered || next >= unit.chunk.start + unit.chunk.count) return;
+  if (!pages.quantized() || next >= unit.chunk.start + unit.chunk.count) return;
   for (int64_t h = 0; h < unit.heads(); h += pages.heads_per_page) {
-    const CachedPages::Page& page = pages.OfHead(unit.first_head + h);
-    const uint8_t* data = unit.chunk.table.Packed(pages, page, next).codes;
-    const int64_t bytes = kBlockTokens * pages.quantization.bytes(page.width);
-    for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(data + i);
+    pages.ForTiers(pages.OfHead(unit.first_head + h), [&](const PageTier& tier) {
+      const uint8_t* data = unit.chunk.table.Packed(tier, next).codes;
+      const int64_t bytes = kBlockTokens * tier.quantization.bytes(tier.width);
+      for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(data + i);
+    });
   }
 }
 
-// scores [rows, tile]: queries of the unit times keys from token `first` on.
-void ScoreTile(const DecodeUnit& unit, std::span<const TileReader> keys, int64_t first,
-               Scratch& scratch, MatrixView<float> scores) {
-  PrefetchNext(unit, unit.layer.k.pages, first);
-  if (!unit.layer.k.lane_keys.empty()) return ScoreTileInLanes(unit, first, scratch, scores);
+// scores [rows, tile]: queries of the unit times keys from token `first` on, rebuilt one by one.
+void ScoreRebuiltTile(const DecodeUnit& unit, std::span<const TileReader> keys, int64_t first,
+                      Scratch& scratch, MatrixView<float> scores) {
   if (ScoreTileByWaves(unit, keys, first, scratch, scores)) return;
   const CachedPages& pages = unit.layer.k.pages;
   const int64_t rows = unit.rows_per_head(), d = unit.layer.head_dim;
@@ -95,15 +94,33 @@ void ScoreTile(const DecodeUnit& unit, std::span<const TileReader> keys, int64_t
   }
 }
 
+// scores [rows, tile]: queries of the unit times keys from token `first` on. In lanes only stored
+// keys; those met as they were are rebuilt.
+void ScoreTile(const DecodeUnit& unit, std::span<const TileReader> keys, int64_t first,
+               Scratch& scratch, MatrixView<float> scores) {
+  PrefetchNext(unit, unit.layer.k.pages, first);
+  int64_t stored = 0;
+  if (!unit.layer.k.lane_keys.empty()) {
+    stored = unit.RecentBegin(first, scores.cols) - first;
+    if (stored > 0) ScoreTileInLanes(unit, first, scratch, scores.ColRange(0, stored));
+  }
+  if (stored == scores.cols) return;
+  ScoreRebuiltTile(unit, keys, first + stored, scratch,
+                   scores.ColRange(stored, scores.cols - stored));
+}
+
 // sums += p times the stored values of one page from token `first` on.
 void AddCodes(const DecodeUnit& unit, const CachedPages::Page& page, int64_t first,
               MatrixView<const float> p, Scratch& scratch, MatrixView<float> sums) {
   unit.layer.v.pages.ForTiers(page, [&](const PageTier& tier) {
-    LoadCodes(unit.chunk, tier, first, p.cols, scratch.codes);
     const auto columns = sums.ColRange(tier.column, tier.width);
-    if (!ByWaves(unit) || !AccumulateCodesInLanes(p, scratch.codes, scratch.lanes, columns)) {
-      AccumulateCodes(p, scratch.codes, scratch.weighted, columns);
+    if (ByWaves(unit) &&
+        AccumulateCodesInLanes(p, tier.quantization, unit.chunk.table.Packed(tier, first),
+                               scratch.lanes, columns)) {
+      return;
     }
+    LoadCodes(unit.chunk, tier, first, p.cols, scratch.codes);
+    AccumulateCodes(p, scratch.codes, scratch.weighted, columns);
   });
 }
 
@@ -184,7 +201,11 @@ void DecodeSplit(const DecodeUnit& unit, int64_t split, MatrixView<const float> 
   }
   std::vector<TileReader> keys;
   scratch.unit_up_keys.resize(static_cast<size_t>(unit.heads()));
-  if (unit.layer.k.pages.latent) {
+  const int64_t begin = split * kDecodeSplit;
+  const int64_t end = std::min(begin + kDecodeSplit, chunk.start + chunk.count);
+  const bool rebuilds =
+      unit.layer.k.lane_keys.empty() || unit.RecentBegin(begin, end - begin) < end;
+  if (unit.layer.k.pages.latent && rebuilds) {
     for (int64_t h = 0; h < unit.heads(); ++h) {
       keys.emplace_back(unit.layer, unit.layer.k, unit.first_head + h, true,
                         scratch.unit_up_keys[static_cast<size_t>(h)]);
@@ -192,15 +213,15 @@ void DecodeSplit(const DecodeUnit& unit, int64_t split, MatrixView<const float> 
   }
   scratch.scores.Resize(acc.rows, kBlockTokens);
 
-  const int64_t end = std::min((split + 1) * kDecodeSplit, chunk.start + chunk.count);
-  for (int64_t first = split * kDecodeSplit; first < end; first += kBlockTokens) {
+  for (int64_t first = begin; first < end; first += kBlockTokens) {
     const int64_t tile = std::min(kBlockTokens, end - first);
     const MatrixView<float> scores = scratch.scores.View().ColRange(0, tile);
     ScoreTile(unit, keys, first, scratch, scores);
     for (int64_t r = 0; r < acc.rows; ++r) {
       const int64_t last_key = chunk.start + r % unit.rows_per_head() / group;
       const int64_t visible = std::clamp<int64_t>(last_key + 1 - first, 0, tile);
-      Scale(Absorb(&states[r], scores.Row(r), visible), acc.Row(r), acc.cols);
+      const float factor = Absorb(&states[r], scores.Row(r), visible);
+      if (factor != 1) Scale(factor, acc.Row(r), acc.cols);
       std::fill(scores.Row(r) + visible, scores.Row(r) + tile, 0.0f);
     }
     AddValues(unit, first, scores, scratch, acc);

@@ -6,11 +6,16 @@
 
 #include "linalg/gemm.h"
 #include "ops/convert.h"
+#include "ops/linear.h"
 #include "ops/rms_norm.h"
 #include "ops/vector.h"
 
 namespace palu::cpu {
 namespace {
+
+// Up to so many rows, such as those of a window of recent tokens, a call of the library's GEMM
+// costs more than its products.
+constexpr int64_t kFewRows = 16;
 
 int64_t ColumnOf(const CachedPages& pages, int64_t kv_head) {
   int64_t column = 0;
@@ -58,12 +63,12 @@ TileReader::TileReader(const AttentionLayer& layer, const AttentionProjection& p
   }
   const int64_t page = kv_head / projection.pages.heads_per_page;
   const int64_t row = kv_head % projection.pages.heads_per_page * head_dim_;
-  const TensorView up = projection.up[static_cast<size_t>(page)].Rows(row, head_dim_);
-  if (up.dtype == DType::kF32) {
-    up_ = {up.As<float>(), head_dim_, page_.width};
+  stored_up_ = projection.up[static_cast<size_t>(page)].Rows(row, head_dim_);
+  if (stored_up_.dtype == DType::kF32) {
+    up_ = {stored_up_.As<float>(), head_dim_, page_.width};
   } else {
     up_scratch.Resize(head_dim_, page_.width);
-    ToFloat(up, up_scratch.data());
+    ToFloat(stored_up_, up_scratch.data());
     up_ = up_scratch;
   }
 }
@@ -88,6 +93,8 @@ void TileReader::LoadLatents(const QueryChunk& chunk, MatrixView<const float> fr
 void TileReader::Rebuild(const Scratch& scratch, MatrixView<float> out) const {
   if (int8_up_ != nullptr) {
     int8_up_->Rebuild(scratch.codes, out.rows, out);
+  } else if (out.rows <= kFewRows) {
+    LinearSerial(scratch.latents, stored_up_, out);
   } else {
     Gemm(Trans::kNo, Trans::kYes, 1.0f, scratch.latents, up_, 0.0f, out);
   }

@@ -49,7 +49,8 @@ class TileReader {
   int64_t head_dim_;
   int64_t fresh_column_;  // of the page in a row of fresh values
   bool rebuild_;
-  MatrixView<const float> up_;  // [d, rank], this head's rows of U
+  TensorView stored_up_;        // [d, rank], this head's rows of U
+  MatrixView<const float> up_;  // the same in float32
   std::vector<float> bias_;     // [d], this head's part; empty when none
 };
 

@@ -1,6 +1,5 @@
 #include "ops/cpu/attention_waves.h"
 
-#include "linalg/gemm.h"
 #include "ops/rope.h"
 #include "ops/vector.h"
 
@@ -29,11 +28,11 @@ void MakeWaves(const LaneSplit& split, MatrixView<const float> queries, const fl
     }
   }
   waves.Resize(count, up.cols);
+  waves.Fill(0);
   const MatrixView<const float> coefficients = scratch.coefficients;
-  Gemm(Trans::kNo, Trans::kNo, 1.0f, coefficients.ColRange(0, slow), up.RowRange(exact, slow), 0.0f,
-       waves);
-  Gemm(Trans::kNo, Trans::kNo, 1.0f, coefficients.ColRange(slow, slow),
-       up.RowRange(half + exact, slow), 1.0f, waves);
+  AccumulateRows(coefficients.ColRange(0, slow), {up.Row(exact), DType::kF32, up.stride}, waves);
+  AccumulateRows(coefficients.ColRange(slow, slow), {up.Row(half + exact), DType::kF32, up.stride},
+                 waves);
 }
 
 // The first `pairs` pairs of the keys, rotated, times the queries.
@@ -45,8 +44,8 @@ void ScoreExactPairs(const DecodeUnit& unit, int64_t pairs, int64_t first,
   Matrix<float>& keys = scratch.keys;
   keys.Resize(scores.cols, 2 * pairs);
   for (const int64_t part : {0, 1}) {
-    Gemm(Trans::kNo, Trans::kYes, 1.0f, scratch.latents, up.RowRange(part * half, pairs), 0.0f,
-         keys.View().ColRange(part * pairs, pairs));
+    DotRows(scratch.latents, {up.Row(part * half), DType::kF32, up.stride},
+            keys.View().ColRange(part * pairs, pairs));
   }
   for (int64_t t = 0; t < keys.rows(); ++t) {
     const int64_t position = unit.chunk.first_position + first + t;
@@ -91,7 +90,8 @@ bool ScoreTileByWaves(const DecodeUnit& unit, std::span<const TileReader> keys, 
       for (int64_t r = 0; r < rows; ++r) std::fill_n(head_scores.Row(r), scores.cols, 0.0f);
     }
     scratch.wave_scores.Resize(rows * terms, scores.cols);
-    Gemm(Trans::kNo, Trans::kYes, 1.0f, waves, scratch.latents, 0.0f, scratch.wave_scores);
+    DotRows(waves, {scratch.latents.data(), DType::kF32, scratch.latents.cols()},
+            scratch.wave_scores);
     for (int64_t i = 0; i < rows * terms; ++i) {
       const float* wave = split->waves.Row(i % terms) + (first - begin);
       const float* sums = scratch.wave_scores.Row(i);

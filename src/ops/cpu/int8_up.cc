@@ -65,15 +65,8 @@ void CodeTile::Resize(const LatentQuantization& quantization, int64_t page_width
 void CodeTile::Load(const LatentQuantization& quantization, const PackedRows& rows, int64_t at,
                     int64_t tokens) {
   UnpackCodes(quantization, rows, tokens, codes.data() + at * width);
-  if (runs == 1 && !quantization.mid_rise) {  // one after the other, as in the tile
-    float* zero = zeros.data() + at;
-    ToFloat(rows.scales, DType::kF16, tokens, scales.data() + at);
-    if (rows.zeros == nullptr) {
-      std::fill_n(zero, tokens, static_cast<float>(1 << (quantization.bits - 1)));
-    } else {
-      std::copy_n(rows.zeros, tokens, zero);
-    }
-    return;
+  if (runs == 1) {  // one after the other, as in the tile
+    return LoadScales(quantization, rows, tokens, scales.data() + at, zeros.data() + at);
   }
   for (int64_t t = 0; t < tokens; ++t) {
     for (int64_t r = 0; r < runs; ++r) {

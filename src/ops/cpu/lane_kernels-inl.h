@@ -36,29 +36,51 @@ PALU_INLINE float Inverse(float scale) {
   return scale >= std::numeric_limits<float>::min() ? 1 / scale : 0;
 }
 
-PALU_INLINE void AddPair(const LanePair& p) {
-  alignas(64) float x[kTileLanes], y[kTileLanes];
-  for (int64_t t = 0; t < kTileLanes; ++t) {
-    const float a = Fma(-p.zeros[t], p.up_sums[0], static_cast<float>(p.sums[0][t]));
-    const float b = Fma(-p.zeros[t], p.up_sums[1], static_cast<float>(p.sums[1][t]));
-    const float xa = a * p.up_scales[0], yb = b * p.up_scales[1];
-    x[t] = Fma(xa, p.cos[t], -(yb * p.sin[t]));
-    y[t] = Fma(yb, p.cos[t], xa * p.sin[t]);
+PALU_INLINE void AddPairs(const LanePairs& p) {
+  alignas(64) float rotated[kRowGroup][kTileLanes];
+  for (int64_t i = 0; i < 2; ++i) {
+    const float *x = p.keys + 2 * i * kTileLanes, *y = x + kTileLanes;
+    const float *cos = p.cos + i * kTileLanes, *sin = p.sin + i * kTileLanes;
+    for (int64_t t = 0; t < kTileLanes; ++t) {
+      rotated[2 * i][t] = Fma(x[t], cos[t], -(y[t] * sin[t]));
+      rotated[2 * i + 1][t] = Fma(y[t], cos[t], x[t] * sin[t]);
+    }
   }
   for (int64_t r = 0; r < p.rows; ++r) {
-    const float qx = p.queries[0][r * p.query_stride], qy = p.queries[1][r * p.query_stride];
+    const float *qx = p.queries[0] + r * p.query_stride, *qy = p.queries[1] + r * p.query_stride;
     float* __restrict scores = p.scores + r * p.score_stride;
     for (int64_t t = 0; t < kTileLanes; ++t) {
-      scores[t] = Fma(qx, x[t], Fma(qy, y[t], scores[t]));
+      float score = p.add ? scores[t] : 0.0f;
+      score = Fma(qx[0], rotated[0][t], Fma(qy[0], rotated[1][t], score));
+      scores[t] = Fma(qx[1], rotated[2][t], Fma(qy[1], rotated[3][t], score));
     }
   }
 }
 
-PALU_INLINE void AddWave(const LaneWave& w) {
-  float* __restrict scores = w.scores;
-  for (int64_t t = 0; t < kTileLanes; ++t) {
-    const float product = Fma(-w.zeros[t], w.row_sum, static_cast<float>(w.sums[t]));
-    scores[t] = Fma(w.wave[t], product * w.scale, scores[t]);
+PALU_INLINE void AddWaves(const LaneWaveRows& in) {
+  for (int64_t i = in.first; i < in.first + in.count; ++i) {
+    const float* wave = in.waves + i % in.terms * in.wave_stride;
+    const float* keys = in.keys + (i - in.first) * kTileLanes;
+    float* __restrict scores = in.scores + i / in.terms * in.score_stride;
+    for (int64_t t = 0; t < kTileLanes; ++t) {
+      scores[t] = Fma(wave[t], keys[t], scores[t]);
+      if (i % in.terms == in.terms - 1 && in.scales != nullptr) scores[t] *= in.scales[t];
+    }
+  }
+}
+
+PALU_INLINE void ScaleLanes(const float* __restrict scales, float* __restrict scores) {
+  for (int64_t t = 0; t < kTileLanes; ++t) scores[t] *= scales[t];
+}
+
+// out[t] from the exact sum of one row and token.
+PALU_INLINE void FinishRow(const LaneRows& in, int64_t r, int64_t t, int32_t sum) {
+  float& out = in.out[r * kTileLanes + t];
+  const float x = Fma(-in.zeros[t], in.up_sums[r], static_cast<float>(sum)) * in.up_scales[r];
+  if (in.scales == nullptr) {
+    out = x;
+  } else {
+    out = Fma(x, in.scales[t], in.start != nullptr ? in.start[r] : out);
   }
 }
 
@@ -88,8 +110,8 @@ PALU_INLINE PlaneSums SplitPlanes(const float* __restrict x, const int32_t* __re
       const int32_t top = (rounded + 128) >> 8, rest = rounded - top * 256;
       h[i] = static_cast<int8_t>(top);
       l[i] = static_cast<int8_t>(rest);
-      result.high += top * weights[begin + i];
-      result.low += rest * weights[begin + i];
+      result.high += static_cast<float>(top * weights[begin + i]);
+      result.low += static_cast<float>(rest * weights[begin + i]);
     }
     for (int64_t q = 0; q < count / 4; ++q) {
       std::memcpy(high + (begin / 4 + q) * 16, h + 4 * q, 4);
@@ -121,13 +143,25 @@ PALU_INLINE float RoundRow(const float* __restrict x, int64_t n, int8_t* __restr
   return scale;
 }
 
+PALU_INLINE float Joined(int32_t high, int32_t low, const PlaneSums& planes) {
+  return planes.scale *
+         Fma(static_cast<float>(high) - planes.high, 256, static_cast<float>(low) - planes.low);
+}
+
 PALU_INLINE void JoinPlanes(const int32_t* __restrict high, const int32_t* __restrict low,
-                            const PlaneSums& planes, bool add, float* __restrict out) {
-  for (int64_t i = 0; i < kTileLanes; ++i) {
-    const float joined = planes.scale * Fma(static_cast<float>(high[i] - planes.high), 256,
-                                            static_cast<float>(low[i] - planes.low));
-    out[i] = add ? out[i] + joined : joined;
-  }
+                            const PlaneSums& planes, float* __restrict out) {
+  for (int64_t i = 0; i < kTileLanes; ++i) out[i] = Joined(high[i], low[i], planes);
+}
+
+// Code `i` of a row (docs/cache-layout.md).
+PALU_INLINE uint8_t CodeAt(const LaneCodes& in, const uint8_t* row, int64_t i) {
+  if (in.bits == 8) return row[i];
+  const int kept = in.bits == 4 ? 4 : 2;
+  const int64_t plane = in.width * kept / 8;  // bytes
+  const int code = row[i % plane] >> (i / plane * kept) & ((1 << kept) - 1);
+  if (in.bits != 3) return static_cast<uint8_t>(code);
+  const int64_t eighth = in.width / 8;
+  return static_cast<uint8_t>(code | (row[plane + i % eighth] >> (i / eighth) & 1) << 2);
 }
 
 }  // namespace palu::cpu

@@ -1,6 +1,7 @@
 #include "ops/latent_quantization.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -8,6 +9,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "ops/convert.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "ops/cpu/latent_quantization.cc"
@@ -289,6 +291,28 @@ bool QuantizeRow(const LatentQuantization& quantization, const float* latent, Pa
 void UnpackCodes(const LatentQuantization& quantization, const PackedRows& rows, int64_t tokens,
                  uint8_t* codes) {
   HWY_DYNAMIC_DISPATCH(UnpackKernel)(quantization.bits, rows.codes, rows.width, tokens, codes);
+}
+
+void LoadScales(const LatentQuantization& quantization, const PackedRows& rows, int64_t tokens,
+                float* scales, float* zeros) {
+  if (quantization.mid_rise) {
+    static constexpr auto kScales = [] {
+      std::array<float, 256> all{};
+      for (int code = 0; code < 256; ++code) {
+        all[static_cast<size_t>(code)] = MidRiseScale(static_cast<uint8_t>(code));
+      }
+      return all;
+    }();
+    for (int64_t t = 0; t < tokens; ++t) scales[t] = kScales[rows.scale_codes[t]];
+    std::fill_n(zeros, tokens, static_cast<float>(quantization.max_code()) / 2);
+    return;
+  }
+  ToFloat(rows.scales, DType::kF16, tokens, scales);
+  if (rows.zeros == nullptr) {
+    std::fill_n(zeros, tokens, static_cast<float>(1 << (quantization.bits - 1)));
+  } else {
+    std::copy_n(rows.zeros, tokens, zeros);
+  }
 }
 
 void DequantizeRows(const LatentQuantization& quantization, const PackedRows& rows, int64_t tokens,

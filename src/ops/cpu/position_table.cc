@@ -7,8 +7,9 @@
 
 namespace palu {
 
-PositionTable::PositionTable(std::vector<double> inverse_frequencies, RopeAngles angles)
-    : inverse_frequencies_(std::move(inverse_frequencies)), angles_(angles) {}
+PositionTable::PositionTable(std::vector<double> inverse_frequencies, RopeAngles angles,
+                             bool by_pairs)
+    : inverse_frequencies_(std::move(inverse_frequencies)), angles_(angles), by_pairs_(by_pairs) {}
 
 void PositionTable::Cover(int64_t begin, int64_t end) {
   assert(begin >= 0);
@@ -27,6 +28,14 @@ void PositionTable::Cover(int64_t begin, int64_t end) {
         page(2 * i + 1, f) = static_cast<float>(std::sin(angle));
       }
     }
+    if (by_pairs_) {
+      Matrix<float> runs(kPage / kRun, 2 * half() * kRun);
+      for (int64_t i = 0; i < 2 * kPage; ++i) {
+        float* to = runs.Row(i / 2 / kRun) + (i % 2 * half() * kRun + i / 2 % kRun);
+        for (int64_t f = 0; f < half(); ++f) to[f * kRun] = page(i, f);
+      }
+      runs_.emplace(p, std::move(runs));
+    }
     pages_.emplace(p, std::move(page));
   }
 }
@@ -42,7 +51,7 @@ void PositionTable::Rotate(int64_t position, MatrixView<float> keys) const {
 }
 
 int64_t PositionTable::bytes() const {
-  return static_cast<int64_t>(pages_.size()) * 2 * kPage * half() *
+  return static_cast<int64_t>(pages_.size() + runs_.size()) * 2 * kPage * half() *
          static_cast<int64_t>(sizeof(float));
 }
 

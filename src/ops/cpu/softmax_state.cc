@@ -65,7 +65,10 @@ namespace {
 constexpr float kNoScores = -std::numeric_limits<float>::infinity();
 
 // What a sum relative to `from` is multiplied by to be relative to `to` >= from.
-float Rescale(float from, float to) { return from == kNoScores ? 0.0f : std::exp(from - to); }
+float Rescale(float from, float to) {
+  if (from == to && from != kNoScores) return 1.0f;  // as most often, far into a sequence
+  return from == kNoScores ? 0.0f : std::exp(from - to);
+}
 
 // NaN wins, so that a broken score is seen in the result.
 float MaxOrNan(float a, float b) { return std::isnan(a) || a > b ? a : b; }

@@ -10,7 +10,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "tensor/dtype.h"
+#include "tensor/tensor.h"
 
 namespace palu::cuda {
 
@@ -56,6 +56,7 @@ struct ProjectionView {
   const float* bias = nullptr;  // [n_kv*d] added to rebuilt heads; null: none
   const float* norm = nullptr;  // [d] RMSNorm of rebuilt keys before RoPE; null: none
   float norm_eps = 0;
+  bool rotary_basis = false;   // keys: HasRotaryBasis of all pages
   int32_t width_divisor = 1;   // largest number that divides all widths
   int32_t max_tier_bytes = 0;  // of all pages; kTiers only
 };
@@ -124,6 +125,11 @@ void PackUp(const void* up, int32_t heads_per_page, int32_t head_dim, int32_t wi
 // head. The bytes for a page, the same for all of a layer; 0 where that kernel does not take the
 // keys.
 int64_t SplitUpBytes(const ProjectionView& keys, int32_t head_dim, int32_t queries);
+// Whether a page's U, [4 * head_dim, width] in host memory, has the zeros of the rotary basis
+// (compress/rotary_basis.h), so that products with fast rows end early. False where the kernel does
+// not take the keys.
+bool HasRotaryBasis(const ProjectionView& keys, const PageView& page, const TensorView& up,
+                    int32_t head_dim, int32_t queries);
 // page.up is set and of F16.
 void PackSplitUp(const ProjectionView& keys, const PageView& page, int32_t head_dim,
                  int32_t queries, void* packed, cudaStream_t stream);

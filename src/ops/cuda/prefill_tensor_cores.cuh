@@ -5,6 +5,7 @@
 
 #include "ops/cuda/mma.cuh"
 #include "ops/cuda/prefill_attention.cuh"
+#include "ops/cuda/swizzled_tile.cuh"
 #include "ops/cuda/vector.cuh"
 
 namespace palu::cuda {
@@ -14,24 +15,11 @@ inline constexpr int kRowTilesPerWarp = 2;
 inline constexpr int kTensorRows = kWarps * kRowTilesPerWarp * 16;  // query rows of a block
 inline constexpr int kTensorThreads = kWarps * 32;
 
-// A tile [rows, kDim] of 16-bit elements. The 16-byte chunks of a row are permuted by the row, so
-// that eight rows' chunks of one column lie in different banks.
+// Which threads of the block copy what of a tile.
 template <int kDim>
-struct Tile {
-  static constexpr int kChunks = kDim / 8;
-  static constexpr int kRowBytes = kDim * 2;
-  static_assert(kChunks % 8 == 0);
-
-  uint32_t base;  // in shared memory, a multiple of kRowBytes
-
-  __device__ uint32_t Address(int row, int chunk) const {
-    return base + static_cast<uint32_t>(row * kRowBytes + (chunk ^ (row & 7)) * 16);
-  }
-  // `rows` (a multiple of 8) further down and `chunks` (even) to the right of an address whose row
-  // lies in the first rows and whose chunk is 0 or 1.
-  static __device__ uint32_t Move(uint32_t address, int rows, int chunks) {
-    return (address ^ static_cast<uint32_t>(chunks * 16)) + static_cast<uint32_t>(rows * kRowBytes);
-  }
+struct Tile : SwizzledTile<kDim> {
+  using Base = SwizzledTile<kDim>;
+  using Base::kChunks;
 
   // A thread copies chunks of one column, kStep rows apart.
   static constexpr int kStep = kTensorThreads / kChunks;
@@ -44,10 +32,10 @@ struct Tile {
   template <int kRows, class T>
   __device__ void Fetch(const T* from, int64_t stride, int valid) const {
     static_assert(kRows % kStep == 0);
-    const uint32_t to = Address(ThreadRow(), ThreadColumn() / 8);
+    const uint32_t to = this->Address(ThreadRow(), ThreadColumn() / 8);
 #pragma unroll
     for (int row = 0; row < kRows; row += kStep) {
-      CopyAsync16(to + row * kRowBytes, from, ThreadRow() + row < valid);
+      CopyAsync16(to + row * Base::kRowBytes, from, ThreadRow() + row < valid);
       from += kStep * stride;
     }
   }

@@ -11,7 +11,7 @@ namespace palu::cuda {
 
 // By a warpgroup, over its tiles of a share in order. A thread ends with the scores of head c at
 // its two tokens.
-template <int kBits, int kChunks>
+template <int kBits, int kChunks, bool kRotary>
 class AbsorbedScores {
  public:
   static constexpr SplitForm kForm = Absorbed::kForm;
@@ -45,13 +45,19 @@ class AbsorbedScores {
     RowSums<kBits, kFast> fast[2];
     float parts[kForm.heads][2];
     operands.Multiply(slow_operand, kForm.slow_rows(), 0, slow);
-    operands.Multiply(fast_, kForm.fast_rows(), 0, fast[0]);
+    operands.template Multiply<kTaken[0]>(fast_, kForm.fast_rows(), 0, fast[0]);
     WgmmaWait<1>();
     SumSlow(slow, key_page + phi_, slow_rows + slow_scales_, parts);
 #pragma unroll
     for (int head = 0; head < kForm.heads; ++head) {
-      if (head + 1 < kForm.heads) {
-        operands.Multiply(fast_, kForm.fast_rows(), (head + 1) * kFast, fast[(head + 1) % 2]);
+      const int next = head + 1;
+      if (next < kForm.heads / 2) {
+        operands.template Multiply<kTaken[0]>(fast_, kForm.fast_rows(), next * kFast,
+                                              fast[next % 2]);
+        WgmmaWait<1>();
+      } else if (next < kForm.heads) {
+        operands.template Multiply<kTaken[1]>(fast_, kForm.fast_rows(), next * kFast,
+                                              fast[next % 2]);
         WgmmaWait<1>();
       } else {
         WgmmaWait<0>();
@@ -66,6 +72,10 @@ class AbsorbedScores {
   __device__ void Advance() { waves_.Advance(turns_, c_); }
 
  private:
+  static constexpr int kAllSteps = KeyOperands<kBits, kChunks>::kSteps;
+  static constexpr int kTaken[2] = {kRotary ? RotarySteps(kForm, kBits, 0) : kAllSteps,
+                                    kRotary ? RotarySteps(kForm, kBits, 1) : kAllSteps};
+
   // A lane's parts of scores from slow rows: phi and slow_scales are shared addresses of its two
   // terms, of its first token and of head 0.
   __device__ static void SumSlow(const RowSums<kBits, kForm.slow_rows()>& sums, uint32_t phi,

@@ -10,13 +10,13 @@ namespace palu::cuda {
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
-template <class Form, int kBits, int kChunks>
+template <class Form, int kBits, int kChunks, bool kRotary>
 struct ScoresOfForm {
-  using Type = GroupedScores<Form::kForm.heads, kBits, kChunks>;
+  using Type = GroupedScores<Form::kForm.heads, kBits, kChunks, kRotary>;
 };
-template <int kBits, int kChunks>
-struct ScoresOfForm<Absorbed, kBits, kChunks> {
-  using Type = AbsorbedScores<kBits, kChunks>;
+template <int kBits, int kChunks, bool kRotary>
+struct ScoresOfForm<Absorbed, kBits, kChunks, kRotary> {
+  using Type = AbsorbedScores<kBits, kChunks, kRotary>;
 };
 
 __device__ inline void SyncConsumers() { SyncNamed<kConsumerThreads>(kKeyGroups + 2); }
@@ -32,7 +32,7 @@ __device__ inline uint32_t WeightsPlace(const SplitArguments& args, const std::b
 
 // ---- Key groups.
 
-template <class Form, int kBits, int kChunks>
+template <class Form, int kBits, int kChunks, bool kRotary>
 __device__ void ConsumeKeys(const SplitArguments& args, const SplitShare& share, std::byte* shared,
                             SplitScratch<Form::kForm.slots()>& scratch) {
   const AttentionView& layer = args.decode.layer;
@@ -53,7 +53,7 @@ __device__ void ConsumeKeys(const SplitArguments& args, const SplitShare& share,
       WeightsPlace<Form>(args, shared, group, 0) +
       static_cast<uint32_t>(WeightPlace(WeightColumns(Form::kForm), OwnSlot<Form>(0, c), row));
 
-  typename ScoresOfForm<Form, kBits, kChunks>::Type scores_of(args, shared, row, lane);
+  typename ScoresOfForm<Form, kBits, kChunks, kRotary>::Type scores_of(args, shared, row, lane);
   scores_of.Start(layer.rope, share.position + int64_t{share.begin + group} * kTileTokens + row,
                   bars);
   SplitSoftmax<Form> softmax;

@@ -33,7 +33,7 @@ __device__ inline void ChangeRegisters() {
 }
 
 // grid: (splits, units, count).
-template <class Form, int kBits, int kChunks, int kWidth>
+template <class Form, int kBits, int kChunks, int kWidth, bool kRotary>
 __global__ void __launch_bounds__(kSplitThreads, 1)
     SplitDecode(const __grid_constant__ SplitArguments args) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
@@ -78,7 +78,7 @@ __global__ void __launch_bounds__(kSplitThreads, 1)
   }
   if (group < kKeyGroups) {
     ChangeRegisters<Registers::kKeys, kLaunched>();
-    ConsumeKeys<Form, kBits, kChunks>(args, share, shared, scratch);
+    ConsumeKeys<Form, kBits, kChunks, kRotary>(args, share, shared, scratch);
     SyncConsumers();
   } else {
     ChangeRegisters<Registers::kValues, kLaunched>();
@@ -92,7 +92,10 @@ __global__ void __launch_bounds__(kSplitThreads, 1)
 
 template <class Form, int kBits, int kChunks, int kWidth>
 void LaunchSplitInstance(const SplitArguments& args, cudaStream_t stream) {
-  const auto kernel = SplitDecode<Form, kBits, kChunks, kWidth>;
+  auto kernel = SplitDecode<Form, kBits, kChunks, kWidth, false>;
+  if constexpr (IntegerRows(kBits)) {
+    if (args.plan.rotary_basis) kernel = SplitDecode<Form, kBits, kChunks, kWidth, true>;
+  }
   const int bytes = args.plan.shared.bytes;
   Check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
         "reserving shared memory");

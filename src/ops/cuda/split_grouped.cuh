@@ -68,7 +68,7 @@ __device__ inline void ScoreBias(const Waves<kPairs>& waves, uint32_t phi, uint3
 
 // By a warpgroup, over its tiles of a share in order. A thread ends with the scores of its own four
 // slots at its two tokens.
-template <int kHeads, int kBits, int kChunks>
+template <int kHeads, int kBits, int kChunks, bool kRotary>
 class GroupedScores {
  public:
   using Form = Grouped<kHeads>;
@@ -109,7 +109,7 @@ class GroupedScores {
     // rows of eight slots.
     RowSums<kBits, kFastPiece> fast;
     RowSums<kBits, kSlowPiece> slow;
-    operands.Multiply(fast_, kForm.fast_rows(), 0, fast);
+    operands.template Multiply<kTaken[0]>(fast_, kForm.fast_rows(), 0, fast);
 #pragma unroll
     for (int t = 0; t < 2; ++t) {
       operands.Multiply(slow_operand, kForm.slow_rows(), t * kSlowPiece, slow);
@@ -118,7 +118,7 @@ class GroupedScores {
         MeetFast(fast, t, products);
       }
       if (t + 1 < kFastPieces) {
-        operands.Multiply(fast_, kForm.fast_rows(), kFastPiece, fast);
+        operands.template Multiply<kTaken[1]>(fast_, kForm.fast_rows(), kFastPiece, fast);
         WgmmaWait<1>();
       } else {
         WgmmaWait<0>();
@@ -155,6 +155,11 @@ class GroupedScores {
 
   static constexpr int kFastPiece = 4 * kForm.pairs, kFastPieces = kForm.fast_rows() / kFastPiece;
   static constexpr int kSlowPiece = kForm.slow_rows() / 2;
+  // A unit of two KV heads may be a page's last.
+  static constexpr int kAllSteps = KeyOperands<kBits, kChunks>::kSteps;
+  static constexpr int kTaken[2] = {
+      kRotary ? RotarySteps(kForm, kBits, kFastPieces == 1 ? 1 : 0) : kAllSteps,
+      kRotary ? RotarySteps(kForm, kBits, 1) : kAllSteps};
 
   // Adds to products of slots at a warp's 16 tokens, before the scales of tokens and slots, those
   // of a piece's fast rows, rotated; products[t] as a product's result over slots 8 t and on.

@@ -148,13 +148,14 @@ struct KeyOperands {
     }
   }
 
-  // Starts the products with kRows of the `all` rows of a matrix, from `first` on.
-  template <int kRows>
+  // Starts the products with kRows of the `all` rows of a matrix, from `first` on, which are zero
+  // after the first kTaken steps.
+  template <int kTaken = kSteps, int kRows>
   __device__ void Multiply(const OperandB& rows, int all, int first,
                            RowSums<kBits, kRows>& sums) const {
     WgmmaFence();
 #pragma unroll
-    for (int s = 0; s < kSteps; ++s) {
+    for (int s = 0; s < (kTaken < kSteps ? kTaken : kSteps); ++s) {
       Wgmma(sums.of, of[s], OperandB(rows, s * 32 * all + first * 16), s > 0);
     }
     WgmmaCommit();

@@ -1,7 +1,9 @@
 #include "ops/cuda/split_plan.h"
 
 #include <algorithm>
+#include <vector>
 
+#include "ops/convert.h"
 #include "tensor/cuda/check.h"
 
 namespace palu::cuda {
@@ -126,6 +128,27 @@ SplitUp LayOutSplitUp(const ProjectionView& keys, int32_t head_dim, const SplitF
   return up;
 }
 
+bool HasRotaryBasis(const ProjectionView& keys, const PageView& page, const TensorView& up,
+                    int32_t head_dim, int32_t queries) {
+  const SplitForm form = SplitFormOf(queries);
+  if (!SupportsKeys(keys, form) || 2 * form.pairs > head_dim) return false;
+  const RotaryRows rows{head_dim, form.pairs, keys.bits};
+  std::vector<float> row(static_cast<size_t>(page.width));
+  for (int32_t head = 0; head < kSplitPageHeads; ++head) {
+    const int bound = RotarySteps(form, keys.bits, head / kRotaryHeads) * StepElements(keys.bits);
+    for (int64_t i = 0; i < rows.count(); ++i) {
+      ToFloat(up.Rows(rows.Row(head, i), 1), row.data());
+      for (int32_t latent = 0; latent < page.width; ++latent) {
+        if (row[static_cast<size_t>(latent)] != 0 &&
+            RowSlot(keys.bits, page.width, latent) >= bound) {
+          return false;
+        }
+      }
+    }
+  }
+  return true;
+}
+
 int64_t SplitUpBytes(const ProjectionView& keys, int32_t head_dim, int32_t queries) {
   return LayOutSplitUp(keys, head_dim, SplitFormOf(queries)).bytes;
 }
@@ -153,6 +176,7 @@ SplitPlan PlanSplit(const AttentionView& layer, int32_t count) {
   if (plan.stages < kMinStages) return plan;
   if (EndBytes(layer, plan.form) > plan.shared.bytes - plan.shared.keys) return plan;
   plan.chunks = chunks;
+  plan.rotary_basis = layer.k.rotary_basis && IntegerRows(layer.k.bits);
   const int64_t sequences = layer.batch_invariant ? 1 : std::max(count, 1);
   plan.multiprocessors = Attribute(cudaDevAttrMultiProcessorCount);
   plan.splits = DecodeSplits(sequences * plan.units, plan.multiprocessors);

@@ -11,6 +11,7 @@
 #pragma once
 
 #include "ops/cuda/decode_plan.h"
+#include "ops/latent_order.h"
 
 namespace palu::cuda {
 
@@ -41,47 +42,16 @@ struct Grouped {
 // The form for this many query heads per KV head; no heads: none.
 SplitForm SplitFormOf(int32_t queries);
 
+// Steps of 32 bytes that hold what rows of the fast pairs of two KV heads of a page may need when
+// keys have the rotary basis (compress/rotary_basis.h): of the first two or the last two.
+constexpr int RotarySteps(const SplitForm& form, int bits, int half) {
+  const int latents = (half + 1) * static_cast<int>(kRotaryHeads) * 2 * form.pairs;
+  return (latents + StepElements(bits) - 1) / StepElements(bits);
+}
+
 // Rows of U of the slow pairs, both members, filled up to steps of the product that makes W.
 __host__ __device__ constexpr int SlowDepth(int head_dim, int pairs) {
   return (head_dim - 2 * pairs + 15) / 16 * 16;
-}
-
-// Rows W of up to 4 bits are bytes, else fp16.
-__host__ __device__ constexpr bool IntegerRows(int bits) { return bits <= 4; }
-__host__ __device__ constexpr int RowElementBytes(int bits) { return IntegerRows(bits) ? 1 : 2; }
-// Planes of equal shifts in which codes of a token lie (docs/cache-layout.md); 3 bits have their
-// high bits apart.
-__host__ __device__ constexpr int CodePlanes(int bits) { return bits >= 8 ? 1 : bits == 4 ? 2 : 4; }
-// Bytes of a token's row, and of its first plane.
-__host__ __device__ constexpr int RowBytes(int bits, int width) { return width * bits / 8; }
-__host__ __device__ constexpr int PlaneBytes(int bits, int width) {
-  return bits == 16 ? width * 2 : width / CodePlanes(bits);
-}
-// A lane reads 16 bytes of a plane at a time, four lanes of a row 64: a chunk. It makes this many
-// steps of 32 bytes of k.
-inline constexpr int kChunkBytes = 64;
-__host__ __device__ constexpr int ChunkSteps(int bits) {
-  return bits == 16 ? 2 : 2 * CodePlanes(bits) * RowElementBytes(bits);
-}
-__host__ __device__ constexpr int Chunks(int bits, int width) {
-  return (PlaneBytes(bits, width) + kChunkBytes - 1) / kChunkBytes;
-}
-
-// Where a latent stands in a row W, in elements: the order in which unpacking makes operands. Byte
-// 16 c + 4 i + b of a chunk belongs to lane c of a row; a step has k = 4 c .. 4 c + 3 (bytes; 2 c,
-// 2 c + 1 for fp16) in its first half and the same in its second.
-__host__ __device__ constexpr int RowSlot(int bits, int width, int latent) {
-  const int elements = 32 / RowElementBytes(bits);  // of a step
-  if (bits == 16) {
-    const int chunk = latent / 32, c = latent % 32 / 8, e = latent % 8;
-    return (2 * chunk + e / 4) * elements + e / 2 % 2 * 8 + 2 * c + e % 2;
-  }
-  const int plane_bytes = PlaneBytes(bits, width), plane = latent / plane_bytes;
-  const int byte = latent % plane_bytes, chunk = byte / kChunkBytes;
-  const int c = byte % kChunkBytes / 16, i = byte % 16 / 4, b = byte % 4;
-  const int step = chunk * ChunkSteps(bits) + i * (ChunkSteps(bits) / 4);
-  if (bits == 8) return step * elements + b % 2 * 8 + 2 * c + b / 2;
-  return (step + plane / 2) * elements + plane % 2 * 16 + 4 * c + b;
 }
 
 // Byte of an element of W [rows, k] in the order of wgmma operands (wgmma.cuh): core matrices of 8
@@ -204,6 +174,7 @@ struct SplitPlan {
   int32_t stages = 0;
   int32_t splits = 1, units = 1;
   int32_t multiprocessors = 1;
+  bool rotary_basis = false;                 // fast rows end after RotarySteps
   int32_t query_bytes = 0, scale_bytes = 0;  // behind the rows of fast and of slow pairs
   SplitShared shared;
   SplitUp up;

@@ -122,6 +122,7 @@ DeviceProjection UploadProjection(Uploader& uploader, const CachedPages& pages,
   DeviceProjection p{UploadPages(pages, stream), {}, {}, {}, {}, {}};
   ProjectionView& view = p.view;
   if (pages.latent) {  // a plain projection has bias and norm applied before it is stored
+    view.rotary_basis = true;
     for (size_t i = 0; i < p.pages.size(); ++i) {
       p.up.push_back(uploader.Tensor(weights.up[i], view.up_dtype));
       p.pages[i].up = p.up.back().data();
@@ -140,6 +141,8 @@ DeviceProjection UploadProjection(Uploader& uploader, const CachedPages& pages,
         PackSplitUp(view, p.pages[i], static_cast<int32_t>(pack_head_dim), queries,
                     p.split_up.back().data(), stream);
       }
+      view.rotary_basis &= HasRotaryBasis(view, p.pages[i], weights.up[i],
+                                          static_cast<int32_t>(pack_head_dim), queries);
     }
     p.device_pages.Upload(p.pages.data(), view.page_count, stream);
     p.bias = uploader.Tensor(weights.bias, DType::kF32);

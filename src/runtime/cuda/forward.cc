@@ -277,6 +277,16 @@ void Forward::LogProbs(std::span<const int64_t> rows, std::span<const TokenId> t
   head_.LogProbs(Residual(*last_, last_tokens_), rows, targets, logprobs, argmax);
 }
 
+void Forward::Compare(ForwardPass& other, std::span<const int64_t> rows,
+                      std::span<const TokenId> targets, std::span<RowDivergence> results) {
+  auto* const second = dynamic_cast<Forward*>(&other);
+  Require(second != nullptr && second->device_ == device_,
+          "comparing two models: expected both on cuda:{}", device_.index);
+  Check(cudaSetDevice(device_.index), "choosing the device");
+  head_.Compare(Residual(*last_, last_tokens_), second->head_,
+                second->Residual(*second->last_, second->last_tokens_), rows, targets, results);
+}
+
 void Forward::Sample(std::span<const int64_t> rows, std::span<const Draw> draws,
                      std::span<TokenId> tokens) {
   Check(cudaSetDevice(device_.index), "choosing the device");

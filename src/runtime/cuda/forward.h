@@ -26,6 +26,8 @@ class Forward final : public ForwardPass {
   void Logits(std::span<const int64_t> rows, MatrixView<float> logits) override;
   void LogProbs(std::span<const int64_t> rows, std::span<const TokenId> targets,
                 std::span<double> logprobs, std::span<TokenId> argmax) override;
+  void Compare(ForwardPass& other, std::span<const int64_t> rows, std::span<const TokenId> targets,
+               std::span<RowDivergence> results) override;
   void Sample(std::span<const int64_t> rows, std::span<const Draw> draws,
               std::span<TokenId> tokens) override;
   bool fused(int64_t) const override { return false; }

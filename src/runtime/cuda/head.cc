@@ -4,6 +4,7 @@
 #include <cassert>
 
 #include "base/error.h"
+#include "ops/cuda/divergence.h"
 #include "ops/cuda/row_ops.h"
 
 namespace palu::cuda {
@@ -92,6 +93,28 @@ void Head::LogProbs(const DeviceMatrix& residual, std::span<const int64_t> rows,
     Fetch(n);
     std::copy_n(host_logprobs_.data(), n, logprobs.data() + begin);
     std::copy_n(host_results_.data() + 1, n, argmax.data() + begin);
+  }
+}
+
+void Head::Compare(const DeviceMatrix& residual, Head& other, const DeviceMatrix& other_residual,
+                   std::span<const int64_t> rows, std::span<const TokenId> targets,
+                   std::span<RowDivergence> results) {
+  assert(targets.size() == rows.size() && results.size() == rows.size());
+  const int64_t slab = SlabRows();
+  Grow(targets_, slab);
+  Grow(divergences_, slab);
+  host_divergences_.Resize(slab);
+  for (size_t begin = 0; begin < rows.size(); begin += static_cast<size_t>(slab)) {
+    const size_t count = std::min(static_cast<size_t>(slab), rows.size() - begin);
+    const auto n = static_cast<int64_t>(count);
+    targets_.Upload(targets.data() + begin, n, stream_);
+    const DeviceMatrix q = other.Multiply(other_residual, rows.subspan(begin, count));
+    other.Fetch(0);
+    const DeviceMatrix p = Multiply(residual, rows.subspan(begin, count));
+    CompareRows(p, q, targets_.data(), divergences_.data(), stream_);
+    divergences_.Download(host_divergences_.data(), n, stream_);
+    Fetch(0);
+    std::copy_n(host_divergences_.data(), n, results.data() + begin);
   }
 }
 

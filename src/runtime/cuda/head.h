@@ -27,6 +27,10 @@ class Head {
   void LogProbs(const DeviceMatrix& residual, std::span<const int64_t> rows,
                 std::span<const TokenId> targets, std::span<double> logprobs,
                 std::span<TokenId> argmax);
+  // q of another model's head and output, of the same vocabulary.
+  void Compare(const DeviceMatrix& residual, Head& other, const DeviceMatrix& other_residual,
+               std::span<const int64_t> rows, std::span<const TokenId> targets,
+               std::span<RowDivergence> results);
   void Sample(const DeviceMatrix& residual, std::span<const int64_t> rows,
               std::span<const Draw> draws, std::span<TokenId> tokens);
 
@@ -45,11 +49,13 @@ class Head {
   DeviceBuffer<int32_t> rows_, targets_;
   DeviceBuffer<float> selected_, logits_;
   DeviceBuffer<double> logprobs_;
+  DeviceBuffer<RowDivergence> divergences_;
   DeviceBuffer<DeviceDraw> draws_;
   DeviceBuffer<int32_t> results_;  // the fault, then tokens
   PinnedBuffer<int32_t> host_results_;
   PinnedBuffer<float> host_logits_;
   PinnedBuffer<double> host_logprobs_;
+  PinnedBuffer<RowDivergence> host_divergences_;
 };
 
 }  // namespace palu::cuda

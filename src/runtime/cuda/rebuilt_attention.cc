@@ -7,8 +7,6 @@
 namespace palu::cuda {
 namespace {
 
-constexpr int64_t kPiece = 4096;  // tokens rebuilt at a time
-
 template <class T>
 void Grow(DeviceBuffer<T>& buffer, int64_t size) {
   buffer.Resize(std::max(buffer.size(), size));

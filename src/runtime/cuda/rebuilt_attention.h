@@ -19,6 +19,8 @@ struct RecentLatents {
 
 class RebuiltAttention {
  public:
+  static constexpr int64_t kPiece = 4096;  // tokens rebuilt at a time
+
   // q: [count, heads*d] float rows of the chunk, after RoPE. out: [count, heads*d]. The chunk's
   // keys are in the cache. `sequence` is the chunk's own, one row; its first position is given
   // because the host needs it.

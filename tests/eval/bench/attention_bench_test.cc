@@ -52,6 +52,12 @@ class FakeDevice final : public AttentionDevice {
     return std::make_unique<Run>(layout.block_bytes() / 1024, order);
   }
 
+  std::unique_ptr<AttentionRun> PreparePrefill(const ModelConfig&, int64_t tokens,
+                                               int64_t batch) override {
+    if (batch > 2) Fail("no room");
+    return std::make_unique<Run>(tokens, order);
+  }
+
   std::vector<int64_t> order;
 
  private:
@@ -114,6 +120,23 @@ TEST(AttentionBench, WhatDoesNotFitIsReported) {
   EXPECT_FALSE(forms[1].speedup().has_value());
   EXPECT_TRUE(forms[2].measured());
   EXPECT_EQ(forms[2].microseconds.size(), 2u);
+}
+
+TEST(AttentionBench, Prompts) {
+  FakeDevice device(int64_t{1} << 30);
+  AttentionOptions options = Options("4@50");
+  options.prefill = true;
+  options.batches = {1, 3};
+  const auto rows = RunAttention(options, device);
+  EXPECT_EQ(device.order, (std::vector<int64_t>{100, 100}));
+  ASSERT_EQ(rows.size(), 2u);
+  ASSERT_EQ(rows[0].forms.size(), 1u);
+  EXPECT_EQ(rows[0].forms[0].form, "prefill");
+  EXPECT_EQ(rows[0].forms[0].median(), 100);
+  EXPECT_EQ(rows[0].forms[0].cost.flops, 100.0 * 101 / 2 * 4 * 4096);  // 32 heads of 128
+  EXPECT_EQ(rows[0].forms[0].cost.bytes(), 100.0 * 3 * 4096 * 2);
+  EXPECT_EQ(rows[1].forms[0].status, AttentionStatus::kFailed);
+  EXPECT_EQ(rows[1].forms[0].note, "no room");
 }
 
 TEST(AttentionBench, NeedsAGpu) {

@@ -84,6 +84,28 @@ Failed:
 )");
 }
 
+TEST(AttentionReport, MarkdownOfPrompts) {
+  AttentionReport report = Example();
+  report.prefill = true;
+  report.rows = {{{"seven", 32, 32, 128, 4096, 1}, {Dense(16)}}};
+  report.rows[0].forms[0].form = "prefill";
+  report.rows[0].forms[0].dense_us = 0;
+  report.rows[0].forms[0].memory.device = 0;
+  EXPECT_EQ(
+      Format(report, ReportFormat::kMarkdown),
+      R"(Prefill attention of one layer on Some GPU, 132 multiprocessors; read bandwidth 4000 GB/s, bf16 products 800 Tflop/s
+
+Microseconds: median (tenth..ninetieth percentile) of 3, twice the L2 cache of 50 MiB overwritten before each. MB: what must be read, and its share of the read bandwidth. Prompts of that many tokens, causal; cache: dense fp16 queries, keys, values and results.
+
+seven: 32 heads, 32 KV heads of 128
+
+| context | batch |    form |                us | over dense |    MB | of read | Gflop | Tflop/s | cache MiB | device MiB |
+|--------:|------:|--------:|------------------:|-----------:|------:|--------:|------:|--------:|----------:|-----------:|
+|    4096 |     1 | prefill | 16.0 (15.2..16.8) |            | 32.00 |    50 % |  1.00 |    62.5 |      32.0 |            |
+)");
+  EXPECT_TRUE(nlohmann::json::parse(Format(report, ReportFormat::kJson))["prefill"]);
+}
+
 TEST(AttentionReport, Csv) {
   const std::string text = Format(Example(), ReportFormat::kCsv);
   EXPECT_EQ(std::count(text.begin(), text.end(), '\n'), 7);

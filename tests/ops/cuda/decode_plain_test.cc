@@ -128,17 +128,22 @@ class Problem {
   }
   std::vector<float> Run() const { return Run(0, count()); }
 
-  // Against loops in float64. Elements are exact; how far float32 may be off:
-  // - A score adds 8 products in a row and 4 partial sums in a tree; scaling q, the constant and
-  //   the shift by the maximum round four times more. So 16 u of the sum of the magnitudes, u =
-  //   2^-24, with as much for the score that is the maximum.
-  // - exp2 is good to 2 ulp (4 u), and so is each factor to a new maximum: one for the warp's
-  //   merge, one for the splits' (12 u together), one per tile of a warp. A warp has at most every
-  //   fourth tile of 16 tokens: n/64 of them, 4 u each.
-  // - A lane adds at most every eighth token: n/8 additions, then at most 4 warps and 128 splits.
+  // Against loops in float64. Elements are exact; how far the kernel may be off:
+  // - Queries and weights are sums of two elements, good to u^2 of themselves (u of the element
+  //   type), in F16 to 2^-25 where that is more.
+  // - A score adds 2 d products on tensor cores, which may truncate, so (2 d + 8) 2^-23 of the sum
+  //   of the magnitudes; 8 covers scaling and the shift by the maximum. As much for the score that
+  //   is the maximum.
+  // - Exponentials and factors to a new maximum are good to 2^-22: one for the weight, one for the
+  //   warps' merge, one for the splits', one per tile of a warp. A warp has at most every fourth
+  //   tile of 16 tokens: n/64 of them.
+  // - A sum adds 2 n/4 products of a warp, then at most 4 warps and 128 splits.
   // All of it counts for numerator and denominator.
   void Check(int64_t first, const std::vector<float>& found, DType out_dtype = DType::kF32) const {
     const int64_t d = shape_.head_dim;
+    const double u = UnitRoundoff(shape_.dtype);
+    const double least = shape_.dtype == DType::kF16 ? 0x1p-25 : 0;
+    const double limit = shape_.dtype == DType::kF16 ? 65504 : INFINITY;  // of queries
     for (int64_t at = 0; at < std::ssize(found); ++at) {
       ASSERT_FALSE(std::isnan(found[static_cast<size_t>(at)])) << "element " << at;
     }
@@ -150,19 +155,24 @@ class Problem {
         const int64_t kv_head = head / (shape_.heads / shape_.kv_heads);
         const float* q = q_.data() + i * q_stride_ + head * d;
         std::vector<double> scores;
-        double top = -INFINITY, magnitude = 0, total = 0;
+        double top = -INFINITY, score_error = 0, total = 0;
         for (int64_t t = 0; t < n; ++t) {
           const float* k = keys + (t * shape_.kv_heads + kv_head) * d;
-          double score = 0, absolute = 0;
+          double score = 0, absolute = 0, keys_size = 0;
           for (int64_t c = 0; c < d; ++c) {
-            score += double{q[c]} * k[c];
-            absolute += std::abs(double{q[c]} * k[c]);
+            const double product = std::clamp<double>(q[c], -limit, limit) * k[c];
+            score += product;
+            absolute += std::abs(product);
+            keys_size += std::abs(double{k[c]});
           }
           scores.push_back(score * layer_.scale);
           top = std::max(top, scores.back());
-          magnitude = std::max(magnitude, absolute * layer_.scale);
+          const double gamma = u * u + static_cast<double>(2 * d + 8) * 0x1p-23;
+          score_error =
+              std::max(score_error, (gamma * absolute + least * keys_size) * layer_.scale);
         }
         std::vector<double> sums(static_cast<size_t>(d)), sizes(static_cast<size_t>(d));
+        std::vector<double> least_sizes(static_cast<size_t>(d));
         for (int64_t t = 0; t < n; ++t) {
           const double p = std::exp(scores[static_cast<size_t>(t)] - top);
           const float* v = values + (t * shape_.kv_heads + kv_head) * d;
@@ -170,14 +180,17 @@ class Problem {
           for (int64_t c = 0; c < d; ++c) {
             sums[static_cast<size_t>(c)] += p * v[c];
             sizes[static_cast<size_t>(c)] += p * std::abs(v[c]);
+            least_sizes[static_cast<size_t>(c)] += least * std::abs(v[c]);
           }
         }
-        const double steps =
-            2 * 16 * magnitude + 16 + static_cast<double>(n) * (1.0 / 16 + 1.0 / 8);
-        const double relative = 2 * (steps + 132) * 0x1p-24;
+        const double tokens = static_cast<double>(n);
+        const double relative = 2 * (2 * score_error + u * u + (3 + tokens / 64) * 0x1p-22 +
+                                     (tokens / 2 + 132) * 0x1p-23);
         for (int64_t c = 0; c < d; ++c) {
           const double expected = sums[static_cast<size_t>(c)] / total;
-          double bound = std::expm1(relative) * sizes[static_cast<size_t>(c)] / total;
+          double bound = (std::expm1(relative) * sizes[static_cast<size_t>(c)] +
+                          std::exp(relative) * least_sizes[static_cast<size_t>(c)]) /
+                         total;
           if (out_dtype != DType::kF32) {
             bound += UnitRoundoff(out_dtype) * (std::abs(expected) + bound) + 0x1p-25;
           }
@@ -257,6 +270,15 @@ TEST(CudaPlainDecode, LargeScores) {
         ASSERT_NO_FATAL_FAILURE(problem.Check(0, problem.Run()));
       }
     }
+  }
+}
+
+// Queries that an element of the cache cannot hold stop at its largest number.
+TEST(CudaPlainDecode, LargeQueries) {
+  PALU_SKIP_WITHOUT_DEVICE();
+  for (const DType dtype : kTypes) {
+    const Problem problem({dtype, 128, 4, 2, {1, 150}, 3e5F});
+    ASSERT_NO_FATAL_FAILURE(problem.Check(0, problem.Run()));
   }
 }
 

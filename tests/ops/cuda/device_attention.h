@@ -118,6 +118,7 @@ class DeviceAttention {
   void UploadProjection(const AttentionProjection& from, cuda::ProjectionView& to) {
     cuda::DevicePages& pages = pages_.emplace_back(cuda::UploadPages(from.pages, nullptr));
     to = pages.view;
+    to.rotary_basis = to.latent;
     for (size_t i = 0; i < pages.pages.size() && to.latent; ++i) {
       cuda::PageView& page = pages.pages[i];
       EXPECT_EQ(from.up[i].dtype, to.up_dtype);
@@ -129,6 +130,7 @@ class DeviceAttention {
         page.split_up = split.data();
         cuda::PackSplitUp(to, page, view.head_dim, queries, split.data(), nullptr);
       }
+      to.rotary_basis &= cuda::HasRotaryBasis(to, page, from.up[i], view.head_dim, queries);
       const auto& packed = kept_.emplace_back(Poison(from.up[i].bytes()));
       page.packed_up = packed.data();
       cuda::PackUp(page.up, to.heads_per_page, view.head_dim, page.width, packed.data(), nullptr);

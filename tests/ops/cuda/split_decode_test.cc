@@ -5,7 +5,9 @@
 
 #include <complex>
 
+#include "compress/rotary_basis.h"
 #include "device_attention.h"
+#include "linalg/random_matrix.h"
 #include "ops/frequency_split.h"
 
 namespace palu::testing {
@@ -21,6 +23,7 @@ struct Case {
   int64_t queries = 1;  // per KV head
   double theta = 10000;
   bool bias = false;
+  bool rotary = false;  // keys in the rotary basis
 };
 
 AttentionShapes Shapes(const Case& c) {
@@ -32,6 +35,7 @@ AttentionShapes Shapes(const Case& c) {
   if (c.bits < 16) s.quantization = {.bits = c.bits, .symmetric = c.symmetric};
   s.device = true;
   s.up_scale = 0.25f;
+  if (c.rotary) s.rotary_pairs = FastPairs(c.queries, c.head_dim);
   return s;
 }
 
@@ -61,6 +65,23 @@ const std::vector<Case>& Cases() {
       {"qwen-2.5 with a bias", 4, 128, {256}, {256}, 4, false, 5000, 7, 1e6, true},
       {"llama-3 with a bias", 8, 128, {256, 128}, {256, 128}, 3, false, 0, 4, 5e5, true},
       {"eight queries, far", 8, 128, {128, 384}, {384, 32}, 4, true, 1000000, 8, 5e5},
+      {"rotary basis", 4, 128, {256}, {256}, 4, false, 0, 1, 10000, false, true},
+      {"rotary basis, far, three bits",
+       4,
+       128,
+       {256},
+       {128},
+       3,
+       true,
+       1000000,
+       1,
+       1e4,
+       false,
+       true},
+      {"rotary basis, two bits", 8, 128, {256, 512}, {256, 64}, 2, false, 0, 1, 1e4, false, true},
+      {"rotary basis, narrow", 4, 64, {128}, {128}, 4, false, 0, 1, 10000, false, true},
+      {"rotary basis, llama-3", 4, 128, {256}, {256}, 4, false, 0, 4, 5e5, false, true},
+      {"rotary basis, qwen-2.5", 4, 128, {384}, {256}, 4, false, 0, 7, 1e6, true, true},
       {"five queries, narrow, two bits", 4, 64, {128}, {256}, 2, false, 0, 5, 1e4},
   };
   return cases;
@@ -134,8 +155,7 @@ double Tolerance(const AttentionFixture& fixture, const Case& c, const Frequency
   const auto page = static_cast<size_t>(head / c.queries / 4);
   const auto rank = static_cast<double>(c.k_ranks[page]);
   const double key = 0.3 * 0.25 * std::sqrt(rank), score = std::max(key, 1.0) * 1.5;
-  const double bytes =
-      cuda::IntegerRows(c.bits) ? 127.0 : 1024.0 * 8;  // fp16: 11 bits of any entry
+  const double bytes = IntegerRows(c.bits) ? 127.0 : 1024.0 * 8;  // fp16: 11 bits of any entry
   const double scale = 1 / std::sqrt(static_cast<double>(c.head_dim));
   const double rounded =
       std::sqrt(SquaredSteps(fixture, split, chunk, head, bytes) / 12 * rank) * 0.3;
@@ -143,6 +163,35 @@ double Tolerance(const AttentionFixture& fixture, const Case& c, const Frequency
   const double e = 5 * (score * (split.rms_error + halves) + scale * rounded);
   const double v = 5 * 0.3 * 0.25 * std::sqrt(static_cast<double>(c.v_ranks[page]));
   return 2 * v * (UnitRoundoff(DType::kF16) + e) + 1e-6;
+}
+
+TEST(SplitPlan, FindsTheRotaryBasis) {
+  for (const int bits : {2, 3, 4}) {
+    for (const int64_t queries : {1, 4, 8}) {
+      constexpr int64_t kDim = 128, kRank = 256;
+      GroupFactors factors{
+          RandomMatrix<double>(4 * kDim, kRank, 1), RandomMatrix<double>(kRank, 8, 2), {}};
+      const auto found = [&](int stored_bits) {
+        std::vector<float> up;
+        for (int64_t i = 0; i < factors.up.size(); ++i) {
+          up.push_back(static_cast<float>(factors.up.data()[i]));
+        }
+        const TensorView view{up.data(), DType::kF32, {4 * kDim, kRank}, kCpu};
+        cuda::ProjectionView keys;
+        keys.latent = true;
+        keys.heads_per_page = 4;
+        keys.max_width = keys.width_divisor = kRank;
+        keys.bits = stored_bits;
+        cuda::PageView page;
+        page.width = kRank;
+        return cuda::HasRotaryBasis(keys, page, view, kDim, static_cast<int32_t>(queries));
+      };
+      EXPECT_FALSE(found(bits));
+      TurnToRotaryBasis({kDim, FastPairs(queries, kDim), bits}, true, factors);
+      EXPECT_TRUE(found(bits)) << bits << " bits, " << queries << " queries";
+      EXPECT_FALSE(found(bits == 4 ? 2 : 4));  // another order of latents
+    }
+  }
 }
 
 TEST(CudaSplitDecode, MatchesTheReference) {
@@ -157,6 +206,7 @@ TEST(CudaSplitDecode, MatchesTheReference) {
     device.UseFrequencySplit();
     ASSERT_GT(device.view.split.terms, 0);
     ASSERT_TRUE(cuda::DecodesSplit(device.view));
+    EXPECT_EQ(device.view.k.rotary_basis, c.rotary);
     const FrequencySplit split =
         MakeFrequencySplit(fixture.frequencies(), device.view.split.block_tokens,
                            device.view.split.exact_pairs, device.view.split.terms);
@@ -181,24 +231,6 @@ TEST(CudaSplitDecode, MatchesTheReference) {
     RecordProperty(fmt::format("{}, {} bits", c.name, c.bits), fmt::format("{:.3f}", worst));
     const std::vector<float> again = device.Run(kAll);
     EXPECT_EQ(std::memcmp(out.data(), again.data(), out.size() * sizeof(float)), 0);
-  }
-}
-
-TEST(SplitPlan, SlotsOfARowAreDistinct) {
-  for (const int bits : {2, 3, 4, 8, 16}) {
-    for (const int width : {64, 128, 256, 384, 512}) {
-      if (bits == 3 && width % 128 != 0) continue;
-      const int elements = 32 / cuda::RowElementBytes(bits);
-      const int slots = cuda::Chunks(bits, width) * cuda::ChunkSteps(bits) * elements;
-      std::vector<bool> taken(static_cast<size_t>(slots), false);
-      for (int latent = 0; latent < width; ++latent) {
-        const int slot = cuda::RowSlot(bits, width, latent);
-        ASSERT_GE(slot, 0);
-        ASSERT_LT(slot, slots) << bits << " bits, latent " << latent << " of " << width;
-        EXPECT_FALSE(taken[static_cast<size_t>(slot)]) << bits << " bits, slot " << slot;
-        taken[static_cast<size_t>(slot)] = true;
-      }
-    }
   }
 }
 

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <cmath>
 #include <vector>
 
 #include "base/error.h"
@@ -6,7 +7,9 @@
 #include "eval/bench/attention_bench.h"
 #include "eval/bench/cuda/attention_layer.h"
 #include "eval/bench/machine.h"
+#include "ops/convert.h"
 #include "runtime/cuda/graph.h"
+#include "runtime/cuda/rebuilt_attention.h"
 #include "runtime/fill_cache.h"
 
 namespace palu::cuda {
@@ -76,6 +79,30 @@ struct Shared {
   }
 };
 
+// Launches recorded once and timed from one event to another.
+class TimedGraph {
+ public:
+  template <class Launch>
+  void Prepare(Shared& shared, const Launch& launch) {
+    graph_.Capture(shared.stream, launch);
+    for (int i = 0; i < kWarmUps; ++i) Time(shared);
+  }
+
+  // Microseconds.
+  double Time(Shared& shared) {
+    shared.FlushL2();  // runs for longer than queueing the rest takes
+    start_.Record(shared.stream);
+    graph_.Launch(shared.stream);
+    end_.Record(shared.stream);
+    end_.Wait();
+    return static_cast<double>(end_.Since(start_)) * 1e3;
+  }
+
+ private:
+  Graph graph_;
+  Event start_, end_;
+};
+
 class Run final : public AttentionRun {
  public:
   Run(const ModelConfig& config, const CacheLayout& layout, int64_t context, int64_t batch,
@@ -98,19 +125,10 @@ class Run final : public AttentionRun {
     };
     launch();  // as it is, so that kernels are loaded before they are recorded
     stream.Synchronize();
-    graph_.Capture(stream, launch);
-    for (int i = 0; i < kWarmUps; ++i) Time();
+    step_.Prepare(shared_, launch);
   }
 
-  double Time() override {
-    const Stream& stream = shared_.stream;
-    shared_.FlushL2();  // runs for longer than queueing the rest takes
-    start_.Record(stream);
-    graph_.Launch(stream);
-    end_.Record(stream);
-    end_.Wait();
-    return static_cast<double>(end_.Since(start_)) * 1e3;
-  }
+  double Time() override { return step_.Time(shared_); }
 
   AttentionMemory memory() const override {
     AttentionMemory memory = cache_.memory;
@@ -126,8 +144,78 @@ class Run final : public AttentionRun {
   DeviceBuffer<float> q_;
   DeviceBuffer<uint16_t> out_;
   DeviceBuffer<char> workspace_;
-  Graph graph_;
-  Event start_, end_;
+  TimedGraph step_;
+};
+
+// Elements that differ from one another for far longer than a row.
+DeviceBuffer<uint16_t> RandomHalves(int64_t size, uint64_t seed, cudaStream_t stream) {
+  constexpr int64_t kPeriod = 1000003;
+  std::vector<float> numbers(static_cast<size_t>(std::min(size, kPeriod)));
+  Rng(seed).FillNormal(numbers);
+  std::vector<uint16_t> halves(numbers.size());
+  FromFloat(numbers.data(), std::ssize(numbers), DType::kF16,
+            reinterpret_cast<std::byte*>(halves.data()));
+  DeviceBuffer<uint16_t> buffer(size);
+  for (int64_t at = 0; at < size; at += kPeriod) {
+    buffer.Upload(halves.data(), std::min(size - at, kPeriod), stream, at);
+  }
+  Check(cudaStreamSynchronize(stream), "running on the device");
+  return buffer;
+}
+
+// Prompts of equal length, one after the other, as RebuiltAttention runs one whose keys and values
+// are there.
+class PrefillRun final : public AttentionRun {
+ public:
+  PrefillRun(const ModelConfig& config, int64_t tokens, int64_t batch, Shared& shared)
+      : shared_(shared),
+        q_(RandomHalves(batch * tokens * config.q_size(), kSeed, shared.stream)),
+        k_(RandomHalves(batch * tokens * config.num_kv_heads * config.head_dim, kSeed + 1,
+                        shared.stream)),
+        v_(RandomHalves(k_.size(), kSeed + 2, shared.stream)),
+        out_(q_.size()),
+        acc_(q_.size() / batch),
+        max_(tokens * config.num_heads),
+        sum_(max_.size()) {
+    AttentionView view;
+    view.heads = static_cast<int32_t>(config.num_heads);
+    view.kv_heads = static_cast<int32_t>(config.num_kv_heads);
+    view.head_dim = static_cast<int32_t>(config.head_dim);
+    view.scale = 1 / std::sqrt(static_cast<float>(config.head_dim));
+    const SoftmaxStates states{max_.data(), sum_.data()};
+    const int64_t width = config.num_kv_heads * config.head_dim;
+    const auto launch = [&] {
+      for (int64_t b = 0; b < batch; ++b) {
+        const int64_t row = b * tokens;
+        for (int64_t begin = 0; begin < tokens; begin += RebuiltAttention::kPiece) {
+          const DenseKeys keys{k_.data() + (row + begin) * width, v_.data() + (row + begin) * width,
+                               begin, std::min(RebuiltAttention::kPiece, tokens - begin),
+                               DType::kF16};
+          PrefillAttention(view, {0, tokens}, keys, q_.data() + row * config.q_size(), begin == 0,
+                           states, acc_.data(), shared_.stream);
+        }
+        FinishPrefill(view, tokens, states, acc_.data(), DType::kF16,
+                      out_.data() + row * config.q_size(), shared_.stream);
+      }
+    };
+    launch();
+    shared_.stream.Synchronize();
+    step_.Prepare(shared_, launch);
+  }
+
+  double Time() override { return step_.Time(shared_); }
+  AttentionMemory memory() const override {
+    AttentionMemory memory;
+    memory.blocks = q_.bytes() + k_.bytes() + v_.bytes() + out_.bytes();
+    memory.workspace = acc_.bytes() + max_.bytes() + sum_.bytes();
+    return memory;
+  }
+
+ private:
+  Shared& shared_;
+  DeviceBuffer<uint16_t> q_, k_, v_, out_;
+  DeviceBuffer<float> acc_, max_, sum_;
+  TimedGraph step_;
 };
 
 class CudaAttentionDevice final : public AttentionDevice {
@@ -148,6 +236,10 @@ class CudaAttentionDevice final : public AttentionDevice {
   std::unique_ptr<AttentionRun> Prepare(const ModelConfig& one_layer, const CacheLayout& layout,
                                         int64_t context, int64_t batch) override {
     return std::make_unique<Run>(one_layer, layout, context, batch, exec_, shared_);
+  }
+  std::unique_ptr<AttentionRun> PreparePrefill(const ModelConfig& one_layer, int64_t tokens,
+                                               int64_t batch) override {
+    return std::make_unique<PrefillRun>(one_layer, tokens, batch, shared_);
   }
 
  private:
