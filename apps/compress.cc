@@ -303,7 +303,8 @@ void AddCompress(CLI::App& app) {
                    "of them, windows for the Fisher information")
       ->capture_default_str();
   command->add_option("--stats", options->stats,
-                      "calibration statistics: read when the file exists, else written");
+                      "calibration statistics: read when the file exists, else written; those of a "
+                      "budget belong to one --recent");
   command
       ->add_option("--factor-type", options->dtype,
                    "element type of the factors; auto: the projection's own")
