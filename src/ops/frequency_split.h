@@ -66,8 +66,8 @@ std::optional<FrequencySplit> FewestExactPairs(std::span<const double> frequenci
                                                int64_t block_tokens, int64_t terms,
                                                double tolerance, int64_t multiple = 4);
 
-// Rotary pairs of a head that a GPU's kernel takes as fast ones (docs/kernels.md has the count), and
-// the rotary basis with it, given the query heads that share a KV head.
+// Rotary pairs of a head that a GPU's kernel takes as fast ones (docs/kernels.md has the count),
+// and the rotary basis with it, given the query heads that share a KV head.
 int64_t FastPairs(int64_t queries, int64_t head_dim);
 
 // What a key costs, counted in products with one row of U.

@@ -132,7 +132,9 @@ void ExpectTwoSidedSums(int64_t recent) {
     for (int64_t i = 0; i < 2 * kv; ++i) {
       const double expected = scale * far[l][static_cast<size_t>(i)];
       ASSERT_NEAR(stats.far_squares[l][static_cast<size_t>(i)], expected, 0x1p-44 * expected);
-      if (recent == 0) ASSERT_NEAR(expected, stats.output_grads[l](i, i), 0x1p-44 * expected);
+      if (recent == 0) {
+        ASSERT_NEAR(expected, stats.output_grads[l](i, i), 0x1p-44 * expected);
+      }
       for (int64_t j = 0; j <= i; ++j) {
         ASSERT_NEAR(stats.output_grads[l](i, j), scale * sums[l](i, j),
                     (kWindows * kSeqlen + 4) * 0x1p-52 * scale * magnitudes[l](i, j));
