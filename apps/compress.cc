@@ -14,6 +14,7 @@
 #include "eval/perplexity.h"
 #include "format/model_card.h"
 #include "format/tier_picture.h"
+#include "ops/frequency_split.h"
 #include "runtime/cache_layout.h"
 
 namespace palu::cli {
@@ -27,6 +28,7 @@ struct Options {
   BudgetCommand budget;
   bool hadamard = false, no_hadamard = false;
   std::optional<int64_t> rank_multiple;
+  std::optional<double> split_tolerance;
   std::string search = "fisher-uniform", decompose = "whiten", dtype = "auto", basis = "svd";
   int64_t calib_windows = 64, calib_seqlen = 1024, fisher_windows = 32;
   int64_t measure_seqlen = 2048;
@@ -207,6 +209,7 @@ void Run(const Options& options) {
     Progress progress("decompose", model.config().num_layers, "layers");
     result = Compress(model, stats, compress, session.exec(), [&] { progress.Tick(); });
   }
+  result.compression.split_tolerance = options.split_tolerance.value_or(0);
   result.compression.source_model = DirectoryName(options.model);
   result.compression.calibration = CalibrationLine(stats);
   if (result.repaired_layers > 0) {
@@ -293,6 +296,12 @@ void AddCompress(CLI::App& app) {
       ->capture_default_str();
   command->add_option("--rank-multiple", options->rank_multiple,
                       "ranks are multiples of this; 32, or 16 for groups narrower than 128");
+  command
+      ->add_option("--split-tolerance", options->split_tolerance,
+                   fmt::format("error of slow rotary pairs that decoding may make for speed, of a "
+                               "rotation's unit length; {} if not given",
+                               kSplitTolerance))
+      ->check(CLI::Range(kLeastSplitTolerance, kMostSplitTolerance));
   command->add_option("--calib", options->calib, "calibration texts, joined in this order");
   command->add_option("--calib-windows", options->calib_windows, "windows for the Gram matrices")
       ->capture_default_str();

@@ -106,6 +106,9 @@ std::string WithCompression(std::string_view text, std::string_view where,
   if (compression.rotary_pairs > 0) {
     config["kv_compression"]["rotary_pairs"] = compression.rotary_pairs;
   }
+  if (compression.split_tolerance > 0) {
+    config["kv_compression"]["split_tolerance"] = compression.split_tolerance;
+  }
   if (compression.tiered) AddTiers(compression, config["kv_compression"]);
   const LatentQuantization& quantization = compression.quantization;
   if (quantization.enabled()) {

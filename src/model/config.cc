@@ -2,6 +2,8 @@
 
 #include <numeric>
 
+#include "ops/frequency_split.h"
+
 namespace palu {
 
 std::string_view Name(Family family) {
@@ -20,6 +22,11 @@ std::string_view Name(Family family) {
 
 int64_t ProjectionRanks::total() const {
   return std::accumulate(ranks.begin(), ranks.end(), int64_t{0});
+}
+
+double ModelConfig::split_tolerance() const {
+  const double asked = compression ? compression->split_tolerance : 0;
+  return asked > 0 ? asked : kSplitTolerance;
 }
 
 LayerRanks ModelConfig::Ranks(int64_t layer) const {

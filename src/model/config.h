@@ -49,6 +49,9 @@ struct KvCompression {
   // Fast rotary pairs of a head whose rows of U need the first latents only (rotary_basis.h); 0:
   // the basis is another.
   int64_t rotary_pairs = 0;
+  // Largest error of a unit wave that decoding by a frequency split may make
+  // (ops/frequency_split.h); 0: kSplitTolerance.
+  double split_tolerance = 0;
   bool tiered = false;        // every factored projection has tiers
   double budget = 0;          // bits per element asked for, when tiered
   double predicted_loss = 0;  // rise of the loss per token that the search foresaw, nats
@@ -86,6 +89,8 @@ struct ModelConfig {
   int64_t q_size() const { return num_heads * head_dim; }
   int64_t kv_size() const { return num_kv_heads * head_dim; }
   int64_t heads_per_kv() const { return num_heads / num_kv_heads; }
+  // KvCompression::split_tolerance, or its default.
+  double split_tolerance() const;
   // Ranks of a layer; dense when the model is not compressed.
   LayerRanks Ranks(int64_t layer) const;
 };

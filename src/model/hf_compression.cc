@@ -4,6 +4,7 @@
 #include "base/error.h"
 #include "model/hf_config_parts.h"
 #include "model/tensor_names.h"
+#include "ops/frequency_split.h"
 
 namespace palu {
 namespace {
@@ -185,6 +186,16 @@ KvCompression ParseKvCompression(const JsonObject& section, const ModelConfig& m
   result.quantization = ReadQuantization(section);
   result.hadamard = section.Bool("hadamard", false);
   result.rotary_pairs = section.Int("rotary_pairs", 0, model.head_dim / 2, 0);
+  if (section.Has("split_tolerance")) {
+    result.split_tolerance = section.Positive("split_tolerance");
+    if (result.split_tolerance < kLeastSplitTolerance ||
+        result.split_tolerance > kMostSplitTolerance) {
+      section.Mismatch(
+          "split_tolerance",
+          fmt::format("a number from {} to {}", kLeastSplitTolerance, kMostSplitTolerance),
+          fmt::format("{}", result.split_tolerance));
+    }
+  }
   result.source_model = section.String("source_model", "");
   result.calibration = section.String("calibration", "");
   const JsonObject ranks = section.Object("ranks");

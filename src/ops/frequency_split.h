@@ -45,6 +45,8 @@ struct FrequencySplit {
 // uniformly: rms 2^(e - 7) / sqrt(12), relative to rms(m) 2^e with rms(m) <= sqrt(7 / 3), the value
 // for mantissas spread evenly over [1, 2): 1.48e-3 at least. A sup error is above the rms error.
 inline constexpr double kSplitTolerance = 1e-3;
+// What may be asked for instead.
+inline constexpr double kLeastSplitTolerance = 1e-6, kMostSplitTolerance = 0.1;
 
 // Waves are no more than this: cosines and sines each span one per slow pair or two positions.
 int64_t MostTerms(int64_t slow_pairs, int64_t block_tokens);

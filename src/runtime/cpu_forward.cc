@@ -57,7 +57,8 @@ std::unique_ptr<LaneSplit> MakeSplit(const ModelConfig& config, const CacheLayou
   const SplitCost cost = layout.tiered() ? TierSplitCost(queries)
                          : codes         ? LaneSplitCost(queries)
                                          : WaveSplitCost(queries);
-  std::optional<FrequencySplit> split = ChooseFrequencySplit(frequencies, kSplitTolerance, cost);
+  std::optional<FrequencySplit> split =
+      ChooseFrequencySplit(frequencies, config.split_tolerance(), cost);
   if (!split) return nullptr;
   return std::make_unique<LaneSplit>(*std::move(split), frequencies);
 }

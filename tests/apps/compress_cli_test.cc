@@ -160,7 +160,10 @@ TEST_F(CliCompress, QuantisedModelRunsFromPackedCodes) {
   }
 
   // The rotary basis is another rotation.
-  Ok(Compress("rotary", {"--stats", Path("stats"), "--bits", "4", "--latent-basis", "rotary"}));
+  Ok(Compress("rotary", {"--stats", Path("stats"), "--bits", "4", "--latent-basis", "rotary",
+                         "--split-tolerance", "0.01"}));
+  EXPECT_EQ(Config("rotary")["kv_compression"]["split_tolerance"], 0.01);
+  EXPECT_EQ(section.count("split_tolerance"), 0u);
   EXPECT_EQ(section.count("rotary_pairs"), 0u);
   EXPECT_GT(Config("rotary")["kv_compression"]["rotary_pairs"].get<int>(), 0);
   const json turned = score(Path("rotary"));

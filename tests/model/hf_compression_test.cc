@@ -2,6 +2,7 @@
 #include <nlohmann/json.hpp>
 
 #include "model/hf_config.h"
+#include "ops/frequency_split.h"
 #include "testing.h"
 
 namespace palu {
@@ -121,6 +122,14 @@ TEST(HfCompression, QuantizedSection) {
       {"bits", 3}, {"group", 32}, {"symmetric", true}, {"clip_ratio", 0.9}};
   const ModelConfig model = Parse(config);
   EXPECT_TRUE(model.compression->hadamard);
+  EXPECT_EQ(model.split_tolerance(), kSplitTolerance);
+  config["kv_compression"]["split_tolerance"] = 0.01;
+  EXPECT_EQ(Parse(config).split_tolerance(), 0.01);
+  for (const double wrong : {0.0, -1.0, 1e-9, 0.5}) {
+    config["kv_compression"]["split_tolerance"] = wrong;
+    EXPECT_NE(ErrorOf([&] { Parse(config); }).find("split_tolerance"), std::string::npos) << wrong;
+  }
+  config["kv_compression"].erase("split_tolerance");
   EXPECT_EQ(model.compression->rotary_pairs, 0);
   config["kv_compression"]["rotary_pairs"] = 2;
   EXPECT_EQ(Parse(config).compression->rotary_pairs, 2);

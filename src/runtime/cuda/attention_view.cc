@@ -18,18 +18,18 @@ constexpr int64_t kMaxSplitBlock = 2048, kSplitBlockStep = 128;
 
 // The longest blocks for which the kernel's shape is close enough: the longer, the fewer rows.
 std::optional<FrequencySplit> KernelSplit(std::span<const double> frequencies,
-                                          const SplitForm& form) {
+                                          const SplitForm& form, double tolerance) {
   if (form.pairs == 0 || std::ssize(frequencies) <= form.pairs) return std::nullopt;
   for (int64_t tokens = kMaxSplitBlock; tokens > 0; tokens -= kSplitBlockStep) {
     FrequencySplit split = MakeFrequencySplit(frequencies, tokens, form.pairs, form.terms);
-    if (split.max_error <= kSplitTolerance) return split;
+    if (split.max_error <= tolerance) return split;
   }
   return std::nullopt;
 }
 
 }  // namespace
 
-RopeTables::RopeTables(const RopeConfig& rope, int64_t head_dim, int64_t queries,
+RopeTables::RopeTables(const RopeConfig& rope, int64_t head_dim, int64_t queries, double tolerance,
                        cudaStream_t stream) {
   const std::vector<double> frequencies = InverseFrequencies(rope, head_dim);
   std::vector<double> turns;
@@ -53,7 +53,7 @@ RopeTables::RopeTables(const RopeConfig& rope, int64_t head_dim, int64_t queries
   upload(inverse_frequencies_, rounded);
   upload(tile_, tile);
   const SplitForm form = SplitFormOf(static_cast<int32_t>(queries));
-  if (const std::optional<FrequencySplit> split = KernelSplit(frequencies, form)) {
+  if (const std::optional<FrequencySplit> split = KernelSplit(frequencies, form, tolerance)) {
     const double down = form.grouped ? kWaveDown : 1;
     std::vector<float> basis;  // [tokens, terms]
     for (int64_t t = 0; t < split->block_tokens; ++t) {

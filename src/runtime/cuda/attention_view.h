@@ -8,8 +8,10 @@ namespace palu::cuda {
 // What the kernels read to rotate queries and keys, in device memory.
 class RopeTables {
  public:
-  // `queries`: query heads per KV head. The tables have arrived when this returns.
-  RopeTables(const RopeConfig& rope, int64_t head_dim, int64_t queries, cudaStream_t stream);
+  // `queries`: query heads per KV head. `tolerance`: largest error of a unit wave of the split. The
+  // tables have arrived when this returns.
+  RopeTables(const RopeConfig& rope, int64_t head_dim, int64_t queries, double tolerance,
+             cudaStream_t stream);
 
   RopeView view(bool float32_angles) const {
     return {turns_.data(), tile_.data(), inverse_frequencies_.data(), float32_angles};

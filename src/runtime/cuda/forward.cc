@@ -41,8 +41,8 @@ Forward::Forward(const Model& model, const CacheLayout& layout, const Exec& exec
       weights_(UploadWeights(model, layout, options.weight_dtype, stream_)),
       products_(weights_, exec.deterministic),
       head_(model.config(), weights_, products_, stream_),
-      rope_tables_(model.config().rope, model.config().head_dim,
-                   model.config().num_heads / model.config().num_kv_heads, stream_) {
+      rope_tables_(model.config().rope, model.config().head_dim, model.config().heads_per_kv(),
+                   model.config().split_tolerance(), stream_) {
   Require(options.fusion != ValueFusion::kOn,
           "fuse-values: on a GPU U_v is applied after attention; expected auto or off");
   const ModelConfig& config = model.config();

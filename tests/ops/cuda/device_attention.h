@@ -82,7 +82,7 @@ class DeviceAttention {
   // Keys are met by rows made from the queries, where the layer allows it.
   void UseFrequencySplit() {
     split_.emplace(RopeConfig{.theta = fixture_.theta()}, view.head_dim, view.heads_per_kv(),
-                   nullptr);
+                   kSplitTolerance, nullptr);
     view.split = split_->split();
   }
 

@@ -22,8 +22,8 @@ DeviceWeights RandomWeights(ModelConfig config, const CacheLayout& layout, Threa
 
 AttentionLayer::AttentionLayer(const ModelConfig& one_layer, const CacheLayout& layout,
                                ThreadPool& pool, cudaStream_t stream)
-    : rope_(one_layer.rope, one_layer.head_dim, one_layer.num_heads / one_layer.num_kv_heads,
-            stream),
+    : rope_(one_layer.rope, one_layer.head_dim, one_layer.heads_per_kv(),
+            one_layer.split_tolerance(), stream),
       weights_(RandomWeights(one_layer, layout, pool, stream)),
       view_(MakeAttentionView(one_layer, weights_.layers.front(), rope_.view(false), rope_.split(),
                               false)) {
