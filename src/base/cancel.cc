@@ -31,7 +31,9 @@ Unfinished& TheUnfinished() {
 int pipe_ends[2] = {-1, -1};  // from the handler to the thread
 
 // Only what a signal handler may do. Libraries start threads before main(), any of which may get
-// the signal, so that blocking it everywhere and waiting for it is not possible.
+// the signal, so that blocking it everywhere and waiting for it is not possible. Those threads are
+// idle; threads that compute must not get it: oneDNN's generated code does not bear that the kernel
+// saves a thread's state below its stack pointer, which then destroys the heap.
 void OnSignal(int signal) {
   if (!cancel_requested.exchange(true)) return;
   const auto byte = static_cast<unsigned char>(signal);
@@ -51,12 +53,17 @@ void WaitForSecondSignal() {
 void InstallCancelHandlers() {
   static_assert(std::atomic<bool>::is_always_lock_free);  // safe inside a signal handler
   Require(::pipe2(pipe_ends, O_CLOEXEC) == 0, "cannot make a pipe: {}", std::strerror(errno));
-  std::thread(WaitForSecondSignal).detach();
+  std::thread(WaitForSecondSignal).detach();  // takes signals; the others do not, see above
   struct sigaction action {};
   action.sa_handler = OnSignal;
   sigemptyset(&action.sa_mask);
   sigaction(SIGINT, &action, nullptr);
   sigaction(SIGTERM, &action, nullptr);
+  sigset_t blocked;
+  sigemptyset(&blocked);
+  sigaddset(&blocked, SIGINT);
+  sigaddset(&blocked, SIGTERM);
+  pthread_sigmask(SIG_BLOCK, &blocked, nullptr);  // and in threads that start from here on
 }
 
 void RequestCancel() noexcept { cancel_requested = true; }

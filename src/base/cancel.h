@@ -14,7 +14,7 @@ class Cancelled : public std::exception {
 };
 
 // Routes SIGINT and SIGTERM to the flag; a second one removes unfinished files and ends the
-// process.
+// process. Called before other threads are started: this one and they leave signals alone.
 void InstallCancelHandlers();
 
 // Sets the flag as a signal would (used by tests and embedders); ClearCancel resets it.
